@@ -1,0 +1,79 @@
+"""What every entry point shares: parse flags, call the library, say errors in one line, exit."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+
+from pwl_jax.errors import UserError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_HELP = ("--help", "-help", "-h")
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Runs an entry point: `if __name__ == "__main__": cli.run(main)`.
+
+    `main` reads its own flags. Exit status: 0; 1 after a `UserError` or a missing or unreadable
+    file; 2 after a wrong flag; 130 after Ctrl-C. An error the user can mend is one line on
+    stderr, without a traceback; any other exception is a defect and keeps its traceback.
+    """
+    app.run(lambda arguments: _run_main(main, arguments), flags_parser=_parse)
+    raise AssertionError("app.run returned")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    options = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    if any(option in _HELP for option in options):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print("\nTry --helpfull to get a list of all flags.")
+        sys.exit(0)
+    try:
+        return flags.FLAGS(argv)
+    # A config file that is named by a flag is read here, so its problems surface here too.
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        fail(f"{_one_line(error)} (--help lists the flags)", EXIT_USAGE)
+
+
+def _run_main(main: Callable[[], object], arguments: Sequence[str]) -> int:
+    if len(arguments) > 1:
+        fail(f"unexpected argument '{arguments[1]}' (--help lists the flags)", EXIT_USAGE)
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        fail(_one_line(error), EXIT_ERROR)
+    except KeyboardInterrupt:
+        fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) left; keep Python's own flush at exit quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}", EXIT_ERROR)
+    return 0
+
+
+def fail(message: str, status: int = EXIT_ERROR) -> NoReturn:
+    """Prints `<command>: <message>` on stderr and exits with `status`."""
+    print(f"{_command()}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _command() -> str:
+    """`launch.predict` when run by `python -m launch.predict`, else the script's name."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).name
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split()) or type(error).__name__

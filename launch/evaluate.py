@@ -1,0 +1,49 @@
+"""Measures compositions of a distilled pair on the test set.
+
+  python -m launch.evaluate --workdir=W/pwl --orders=prefix,suffix,contiguous,all
+
+Writes compositions.json, .csv and .png into the workdir.
+"""
+
+from absl import flags
+
+from launch import cli
+from pwl_jax.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.")
+_ORDERS = flags.DEFINE_list(
+    "orders", ["prefix"], "Which compositions: prefix, suffix, contiguous, all."
+)
+_DATA = flags.DEFINE_string("data", None, "Data set; the one it was distilled on where not given.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS prepared it.")
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation", "train"], "Which images.")
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
+flags.mark_flags_as_required(["workdir"])
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from pwl_jax.ladder import compositions_of
+    from pwl_jax.training import composition_report, workdir
+
+    model = workdir.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    compositions = compositions_of(_ORDERS.value, model.hybrid.num_blocks)
+    source = workdir.open_data(model.config, _SPLIT.value, _DATA.value, _DATA_DIR.value)
+    if not len(source):
+        raise UserError(f"split '{_SPLIT.value}' of '{source.name}' holds no images")
+    found = workdir.measure(model, compositions, source, _BATCH_SIZE.value)
+    rows = composition_report.composition_rows(model, found)
+    title = (
+        f"{model.config.pair.name} on {source.name}, {_SPLIT.value} split, "
+        f"{_CHECKPOINT.value} checkpoint (step {model.step})"
+    )
+    print(title)
+    print(composition_report.composition_table(rows))
+    composition_report.write_report(_WORKDIR.value, rows, title)
+
+
+if __name__ == "__main__":
+    cli.run(main)

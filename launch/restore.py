@@ -1,0 +1,69 @@
+"""Writes the tensors of a bundle to one safetensors file, restored to the original bit.
+
+  python -m launch.restore --bundle=B --output=weights.safetensors
+  python -m launch.restore --bundle=B --output=weights.safetensors --stage=4
+
+Base codes and updates are read and joined; each tensor is checked against the hash of the original.
+With --stage=4 the tensors are written as a receiver of the 4-bit codes sees them, which no hash of
+the original can vouch for; what is only stored exactly stays exact.
+"""
+
+import safetensors
+from absl import flags
+
+from launch import cli, files
+from pwl_jax.bundle import BundleReader
+from pwl_jax.errors import UserError
+from pwl_jax.ladder import EXACT, Bits, Unit, parse_bits
+from pwl_jax.precision import patterns_of
+
+_BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle.")
+_OUTPUT = flags.DEFINE_string("output", None, "The safetensors file to write.")
+_STAGE = flags.DEFINE_string("stage", EXACT, "Precision to restore: 2 to 8 bits, or exact.")
+_CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
+flags.mark_flags_as_required(["bundle", "output"])
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    stage = parse_bits(_STAGE.value)
+    reader = BundleReader.open(_BUNDLE.value, cache_dir=_CACHE_DIR.value)
+    tensors, restored = {}, 0
+    for unit, here in stages_at(reader, stage).items():
+        for name, array in reader.tensors(unit, here).items():
+            patterns = patterns_of(array)
+            restored += patterns.nbytes
+            tensors[name] = {
+                "dtype": reader.manifest.tensors[name].dtype,
+                "shape": list(array.shape),
+                "data": patterns.tobytes(),
+            }
+    metadata = {"format": "pwl-restore", "stage": str(stage)}
+    files.write_bytes(_OUTPUT.value, safetensors.serialize(tensors, metadata))
+    proof = "each equal to the original by its hash" if stage == EXACT else f"at {stage} bits"
+    print(f"{len(tensors)} tensors, {restored} bytes, {proof}: {_OUTPUT.value}")
+
+
+def stages_at(reader: BundleReader, stage: Bits) -> dict[Unit, Bits]:
+    """The precision to read each unit at: `stage`, or exact where the unit has nothing else.
+
+    Raises:
+      UserError: no unit, or only some of those with several precisions, have `stage`.
+    """
+    held = {
+        Unit.parse(unit): [parse_bits(str(bits)) for bits in stages]
+        for unit, stages in reader.manifest.stages.items()
+    }
+    chosen: dict[Unit, Bits] = {}
+    for unit, stages in held.items():
+        chosen[unit] = stage if stages != [EXACT] else EXACT
+        if chosen[unit] not in stages:
+            offered = ", ".join(map(str, stages))
+            raise UserError(f"the bundle has no stage {stage} of {unit}; it has {offered}")
+    if stage != EXACT and stage not in chosen.values():
+        raise UserError(f"the bundle has no stage {stage}; all it holds is exact")
+    return chosen
+
+
+if __name__ == "__main__":
+    cli.run(main)

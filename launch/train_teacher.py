@@ -1,0 +1,26 @@
+"""Trains a pair's teacher by itself; the same command resumes a run that was stopped.
+
+  python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \\
+      --workdir=W/teacher
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli, training_flags
+from pwl_jax.training.config import run_config
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file; see its docstring.")
+_NETWORK = flags.DEFINE_enum(
+    "network", "teacher", ["teacher", "student"], "Which of the pair's networks to train alone."
+)
+flags.mark_flags_as_required(["config"])
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    training_flags.run(run_config(_CONFIG.value, _NETWORK.value))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,55 @@
+"""The flags that both training commands have, and what they do with them."""
+
+from typing import Any
+
+from absl import flags
+
+from pwl_jax.errors import UserError
+from pwl_jax.training.config import RunConfig
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created where missing.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print shapes, parameters, bytes and FLOPs of a step; run nothing."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, to train on several hosts; 'auto' on TPU pods."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", None, "Index of this process, with --coordinator.")
+
+
+def run(config: RunConfig, teacher: str | None = None) -> None:
+    """Trains as the flags say, or shows what a step would cost."""
+    import jax
+
+    from pwl_jax.training import loop
+
+    if _COORDINATOR.value == "auto":
+        jax.distributed.initialize()
+    elif _COORDINATOR.value is not None:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if DRY_RUN.value:
+        print(dry_run_text(config, loop.dry_run(config)))
+        return
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing; expected the folder to write the run to")
+    result = loop.train(config, WORKDIR.value, teacher)
+    for name, value in result.values.items():
+        print(f"{name}: {value:.4f}")
+
+
+def dry_run_text(config: RunConfig, cost: dict[str, Any]) -> str:
+    """What `loop.dry_run` found, as lines."""
+    lines = [
+        f"{config.task} of pair '{config.pair.name}' on '{config.data.name}': "
+        f"{cost['examples']} training and {cost['validation_examples']} validation images, "
+        f"{cost['steps']} steps of {config.batch_size} on {cost['devices']} device(s)"
+    ]
+    for name, (count, size) in cost["networks"].items():
+        lines.append(f"  {name:<9} {count:>12,} parameters {size:>14,} bytes")
+    for name, (shape, dtype) in cost["batch"].items():
+        lines.append(f"  batch {name:<6} {dtype}{list(shape)}")
+    lines.append(f"  loss terms: {', '.join(cost['metrics'])}")
+    lines.append(f"  state {cost['state_bytes']:,} bytes")
+    lines.append(f"  {cost['flops'] / 1e9:,.3f} GFLOP a step")
+    return "\n".join(lines)

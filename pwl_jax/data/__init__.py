@@ -1,0 +1,1 @@
+"""Images with labels: sources, Grain pipelines, augmentation on the device."""

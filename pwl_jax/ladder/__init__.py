@@ -1,0 +1,32 @@
+"""Compositions, rungs and the ladder they form. Plain Python, no arrays."""
+
+from pwl_jax.ladder.composition import (
+    ORDERS,
+    Composition,
+    CompositionError,
+    Unit,
+    compositions_of,
+)
+from pwl_jax.ladder.ladder import Ladder, LadderRung, Measurement
+from pwl_jax.ladder.ordering import candidate_rungs, greedy_order, paying_rungs
+from pwl_jax.ladder.rung import EXACT, Bits, Rung, parse_bits, parse_rung, precision_rank
+
+__all__ = [
+    "EXACT",
+    "ORDERS",
+    "Bits",
+    "Composition",
+    "CompositionError",
+    "Ladder",
+    "LadderRung",
+    "Measurement",
+    "Rung",
+    "Unit",
+    "candidate_rungs",
+    "compositions_of",
+    "greedy_order",
+    "parse_bits",
+    "parse_rung",
+    "paying_rungs",
+    "precision_rank",
+]

@@ -1,0 +1,1 @@
+"""Networks cut into blocks, their specs, and the registry of teacher/student pairs."""

@@ -1,0 +1,40 @@
+"""Live models: answer from the first rung on, climb while answering. Imports no JAX."""
+
+from pwl_jax.runtime.answers import Event, Prediction, Progress
+from pwl_jax.runtime.batching import LARGEST_BATCH, bucket, padded_batches
+from pwl_jax.runtime.climber import Backoff
+from pwl_jax.runtime.executor import (
+    Block,
+    Executor,
+    ExecutorError,
+    Program,
+    Step,
+    create_executor,
+    executor_names,
+)
+from pwl_jax.runtime.live_model import LiveModel, LiveModelError, NotReadyError
+from pwl_jax.runtime.policy import AsExported, ClimbState, Decision, Policy
+
+__all__ = [
+    "LARGEST_BATCH",
+    "AsExported",
+    "Backoff",
+    "Block",
+    "ClimbState",
+    "Decision",
+    "Event",
+    "Executor",
+    "ExecutorError",
+    "LiveModel",
+    "LiveModelError",
+    "NotReadyError",
+    "Policy",
+    "Prediction",
+    "Program",
+    "Progress",
+    "Step",
+    "bucket",
+    "create_executor",
+    "executor_names",
+    "padded_batches",
+]

@@ -1,0 +1,141 @@
+"""Turns the shards of a bundle into loaded blocks, and a rung into the steps that compute it."""
+
+import math
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pwl_jax.bundle import BundleReader, Manifest, Preprocessing
+
+from pwl_jax.ladder import Bits, CompositionError, Rung, Unit
+from pwl_jax.runtime.executor import OWN_STREAM, Block, Executor, ExecutorError, Program, Step
+from pwl_jax.runtime.policy import BlockKey
+
+_ITEM_BYTES = {"bfloat16": 2}
+
+
+class BlockSource:
+    """Reads, verifies and decodes through the bundle's reader; places through the executor.
+
+    `load` is called by one thread at a time; everything else from any.
+    """
+
+    def __init__(self, reader: BundleReader, executor: Executor) -> None:
+        self.executor = executor
+        self.preprocessing = Preprocessing.from_dict(reader.manifest.preprocessing)
+        self.block_bytes: dict[BlockKey, int] = {}
+        self.bytes_total = reader.manifest_bytes
+        self._reader = reader
+        self._manifest = reader.manifest
+        self._counted: set[str] = set()
+        self._programs: dict[Unit, Program] = {}
+        self._alive: weakref.WeakSet[Block] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        height, width, channels = self.preprocessing.input_shape
+        return height, width, channels
+
+    @property
+    def bytes_fetched(self) -> int:
+        """All bytes read from the bundle so far."""
+        return self._reader.bytes_fetched
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the blocks that something still refers to."""
+        with self._lock:
+            return sum(block.nbytes for block in self._alive)
+
+    def check(self, rung: Rung) -> None:
+        """Makes sure that the bundle holds all a rung reads, and counts its bytes.
+
+        Raises:
+          CompositionError: a wrong number of blocks, or a unit or precision the bundle lacks.
+        """
+        if len(rung.composition) != self._manifest.blocks:
+            raise CompositionError(
+                f"rung {rung.name} has {len(rung.composition)} blocks; this bundle's network has "
+                f"{self._manifest.blocks}"
+            )
+        for unit, stage in rung.stages().items():
+            if self._is_identity(unit):
+                self.block_bytes[unit, stage] = 0
+                continue
+            stages = self._manifest.stages.get(str(unit), ())
+            if str(stage) not in [str(held) for held in stages]:
+                held = ", ".join(str(held) for held in stages) or "nothing"
+                raise CompositionError(
+                    f"rung {rung.name} needs {unit} at {stage}; this bundle holds {held} of it"
+                )
+            self.block_bytes[unit, stage] = self._weight_bytes(unit)
+            self._count_files(unit, [str(held) for held in stages], str(stage))
+
+    def load(self, unit: Unit, stage: Bits) -> Block:
+        """One unit's verified tensors at a precision, where the executor computes."""
+        program = self._programs.get(unit)
+        if program is None:
+            data, bindings = self._reader.program(unit, self.executor.program_format)
+            program = self._programs[unit] = self.executor.read_program(unit, data, bindings)
+        block = self.executor.load(program, self._reader.tensors(unit, stage))
+        with self._lock:
+            self._alive.add(block)
+        return block
+
+    def keys(self, rung: Rung) -> tuple[BlockKey, ...]:
+        """What a rung loads, in the order of execution. Identity converters are nothing."""
+        return tuple(key for key in rung.stages().items() if not self._is_identity(key[0]))
+
+    def steps(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> tuple[Step, ...]:
+        """The programs a rung runs, in order."""
+        steps = []
+        for unit, stage in self.keys(rung):
+            entry = rung.composition.entry(unit.index) if unit.kind == "student" else None
+            stream = OWN_STREAM if entry is None else str(entry)
+            steps.append(Step(blocks[unit, stage], stream))
+        return tuple(steps)
+
+    def _is_identity(self, unit: Unit) -> bool:
+        """A converter between equal widths has neither tensors nor, it may be, a program."""
+        return unit.kind in ("encoder", "decoder") and not self._manifest.programs.get(str(unit))
+
+    def _entry(self, unit: Unit):
+        entries = self._manifest.programs.get(str(unit), ())
+        for entry in entries:
+            if entry.format == self.executor.program_format:
+                return entry
+        raise ExecutorError(
+            f"this bundle has no {self.executor.program_format} program of {unit}, which executor "
+            f"'{self.executor.name}' needs"
+        )
+
+    def _weight_bytes(self, unit: Unit) -> int:
+        names = {name for bound in self._entry(unit).bindings.values() for name in bound}
+        tensors = self._manifest.tensors
+        return sum(
+            math.prod(tensors[name].shape) * item_bytes(tensors[name].dtype) for name in names
+        )
+
+    def _count_files(self, unit: Unit, stages: Sequence[str], last: str) -> None:
+        """Adds to `bytes_total` what is fetched to hold `unit` at stage `last`, each file once."""
+        files = [(entry.file, entry.bytes) for entry in (self._entry(unit),)]
+        for stage in stages[: stages.index(last) + 1]:
+            shard = self._manifest.shards[f"{unit}@{stage}"]
+            files.append((shard.file, shard.bytes))
+        for file, size in files:
+            if file not in self._counted:
+                self._counted.add(file)
+                self.bytes_total += size
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one element; NumPy alone does not know bfloat16."""
+    return _ITEM_BYTES.get(dtype) or np.dtype(dtype).itemsize
+
+
+def ladder_rungs(manifest: Manifest) -> tuple[Rung, ...]:
+    """The rungs of a bundle's ladder, in the order of climbing."""
+    return tuple(Rung.parse(entry.name) for entry in manifest.ladder)

@@ -1,0 +1,137 @@
+"""What runs a rung: one small interface over the libraries that can compute block programs."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pwl_jax.errors import UserError
+from pwl_jax.ladder import Unit
+
+OWN_STREAM = "own"
+
+_EXECUTORS = {"jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor")}
+
+
+class ExecutorError(UserError):
+    """A program or block that an executor cannot take; the message names the unit."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """The function of one unit, `f(*tensors, x) -> y`, as an executor has read it.
+
+    Attributes:
+      unit: the unit it computes.
+      digest: of the serialised program; equal programs share their executables.
+      bindings: names of the tensor arguments in order, one list for each entry stream a student
+        block can stand in ("own", "0", "1", ...); other units only have "own".
+      function: the executor's own form of it.
+    """
+
+    unit: Unit
+    digest: str
+    bindings: Mapping[str, tuple[str, ...]]
+    function: Any
+
+    def arguments(self, stream: str) -> tuple[str, ...]:
+        """Names of the tensors that `stream` binds; shared statistics only have "own"."""
+        bound = self.bindings.get(stream, self.bindings.get(OWN_STREAM))
+        if bound is None:
+            raise ExecutorError(
+                f"program of {self.unit} binds no stream '{stream}'; "
+                f"it has {', '.join(self.bindings)}"
+            )
+        return bound
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """The weights of one unit at one precision, where the executor computes.
+
+    `tensors` maps a tensor's name to an executor's own array; `nbytes` is their sum.
+    """
+
+    program: Program
+    tensors: Mapping[str, Any]
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One block in a composition, with the stream whose statistics it reads."""
+
+    block: Block
+    stream: str
+
+
+class Executor(Protocol):
+    """Loads blocks, compiles their programs once per batch size, runs a composition.
+
+    Weights are arguments: another precision of the same unit never compiles again. One executor
+    may serve many live models, and all methods may be called from many threads.
+    """
+
+    name: str
+    program_format: str
+
+    @property
+    def compiles(self) -> int:
+        """How many executables were built so far."""
+        ...
+
+    def read_program(
+        self, unit: Unit, data: bytes, bindings: Mapping[str, Sequence[str]]
+    ) -> Program:
+        """A unit's program from its verified bytes."""
+        ...
+
+    def load(self, program: Program, tensors: Mapping[str, np.ndarray]) -> Block:
+        """Moves a unit's tensors to where they are computed with."""
+        ...
+
+    def warm(self, steps: Sequence[Step], batch: np.ndarray) -> None:
+        """Runs `batch` once, so that `run` on the same shape compiles nothing."""
+        ...
+
+    def run(self, steps: Sequence[Step], batch: np.ndarray) -> np.ndarray:
+        """Logits f32[batch, classes] of images f32[batch, height, width, channels]."""
+        ...
+
+
+def executor_names() -> tuple[str, ...]:
+    """The names `create_executor` takes, besides "auto"."""
+    return tuple(_EXECUTORS)
+
+
+def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",)) -> Executor:
+    """The executor called `name`, or with "auto" the first one that can run a bundle.
+
+    Args:
+      name: "auto" or one of `executor_names()`.
+      formats: program formats the bundle offers.
+
+    Raises:
+      ExecutorError: the name is unknown, its library is not installed, or the bundle holds no
+        program in its format.
+    """
+    if name != "auto" and name not in _EXECUTORS:
+        known = ", ".join(("auto", *_EXECUTORS))
+        raise ExecutorError(f"unknown executor '{name}'; expected one of {known}")
+    problems = []
+    for candidate in _EXECUTORS if name == "auto" else (name,):
+        module, attribute = _EXECUTORS[candidate]
+        executor: type[Executor] = getattr(importlib.import_module(module), attribute)
+        if executor.program_format not in formats:
+            problems.append(
+                f"executor '{candidate}' needs {executor.program_format} programs; this bundle "
+                f"holds {', '.join(formats) or 'none'}"
+            )
+            continue
+        try:
+            return executor()
+        except ImportError as error:
+            problems.append(f"executor '{candidate}' cannot start: {error}")
+    raise ExecutorError("; ".join(problems))

@@ -1,0 +1,168 @@
+"""Runs StableHLO block programs (`jax.export`) on whatever device JAX finds.
+
+JAX is imported when the first executor is made, never with this module.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pwl_jax.ladder import Unit
+from pwl_jax.runtime.executor import Block, ExecutorError, Program, Step
+
+_T = TypeVar("_T")
+
+
+class JaxExecutor:
+    """One executable for each program and batch shape; a swap of weights is another argument.
+
+    Each program is compiled ahead of time for the concrete batch, so `run` never traces.
+    """
+
+    name = "jax"
+    program_format = "stablehlo"
+
+    def __init__(self, device: Any = None) -> None:
+        """Takes the first device of JAX's default backend unless one is given."""
+        import jax
+        import jax.export
+
+        self._jax = jax
+        self._device = jax.local_devices()[0] if device is None else device
+        self._executables: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self._lock = threading.Lock()
+        self._compiles = 0
+
+    @property
+    def compiles(self) -> int:
+        """How many executables were built so far."""
+        return self._compiles
+
+    def read_program(
+        self, unit: Unit, data: bytes, bindings: Mapping[str, Sequence[str]]
+    ) -> Program:
+        """Reads a serialised `jax.export.Exported`, which holds no pickled data.
+
+        Raises:
+          ExecutorError: the bytes do not parse, the program was not exported for this backend, or
+            its number of arguments is not that of its bindings.
+        """
+        try:
+            exported = _apart(lambda: self._jax.export.deserialize(bytearray(data)))
+        except Exception as error:
+            # The parser raises whatever the bytes lead it to.
+            raise ExecutorError(f"program of {unit} is no StableHLO program: {error!r}") from error
+        platform = self._device.platform
+        platform = {"gpu": "cuda"}.get(platform, platform)
+        if platform not in exported.platforms:
+            raise ExecutorError(
+                f"program of {unit} was exported for {', '.join(exported.platforms)}; this "
+                f"machine's backend is {platform}"
+            )
+        for stream, names in bindings.items():
+            if len(names) + 1 != len(exported.in_avals):
+                raise ExecutorError(
+                    f"program of {unit} takes {len(exported.in_avals)} arguments; its binding "
+                    f"'{stream}' names {len(names)} tensors and the input makes one more"
+                )
+        bound = {stream: tuple(names) for stream, names in bindings.items()}
+        return Program(unit, hashlib.sha256(data).hexdigest(), bound, exported)
+
+    def load(self, program: Program, tensors: Mapping[str, np.ndarray]) -> Block:
+        """Copies a unit's tensors to the device and waits until they are there.
+
+        Raises:
+          ExecutorError: a tensor the program reads is missing or has another shape or type.
+        """
+        unit = program.unit
+        read = {name for names in program.bindings.values() for name in names}
+        for names in program.bindings.values():
+            for name, expected in zip(names, program.function.in_avals, strict=False):
+                tensor = tensors.get(name)
+                if tensor is None:
+                    raise ExecutorError(f"program of {unit} reads '{name}', which no shard holds")
+                if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+                    raise ExecutorError(
+                        f"program of {unit} takes '{name}' as {expected.dtype}{expected.shape}; "
+                        f"the shards hold {tensor.dtype}{tensor.shape}"
+                    )
+        placed = {
+            name: self._jax.device_put(tensor, self._device)
+            for name, tensor in tensors.items()
+            if name in read
+        }
+        self._jax.block_until_ready(placed)
+        return Block(program, placed, sum(array.nbytes for array in placed.values()))
+
+    def warm(self, steps: Sequence[Step], batch: np.ndarray) -> None:
+        """Compiles what is missing for this batch shape and runs it once."""
+        self.run(steps, batch)
+
+    def run(self, steps: Sequence[Step], batch: np.ndarray) -> np.ndarray:
+        """Logits f32[batch, classes]; compiles only for a batch shape never seen before."""
+        x = self._jax.device_put(batch, self._device)
+        for step in steps:
+            program, tensors = step.block.program, step.block.tensors
+            weights = [tensors[name] for name in program.arguments(step.stream)]
+            executable = self._executables.get((program.digest, x.shape))
+            if executable is None:
+                executable = self._compile(program, x)
+            x = executable(*weights, x)
+        return np.asarray(x, dtype=np.float32)
+
+    def _compile(self, program: Program, x: Any) -> Any:
+        key = (program.digest, x.shape)
+        with self._lock:
+            if key not in self._executables:
+                exported = program.function
+                self._check_input(program.unit, exported.in_avals[-1], x)
+                specs = [
+                    self._jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=x.sharding)
+                    for aval in exported.in_avals[:-1]
+                ]
+                specs.append(self._jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding))
+                function = self._jax.jit(exported.call)
+                self._executables[key] = _apart(lambda: function.lower(*specs).compile())
+                self._compiles += 1
+            return self._executables[key]
+
+    def _check_input(self, unit: Unit, expected: Any, x: Any) -> None:
+        agree = (
+            len(expected.shape) == x.ndim
+            and expected.dtype == x.dtype
+            and all(
+                not isinstance(want, int) or want == have
+                for want, have in zip(expected.shape, x.shape, strict=True)
+            )
+        )
+        if not agree:
+            raise ExecutorError(
+                f"program of {unit} takes {expected.dtype}{expected.shape}; it was given "
+                f"{x.dtype}{x.shape}"
+            )
+
+
+def _apart(call: Callable[[], _T]) -> _T:
+    """The result of `call`, made in a thread of its own.
+
+    Tracing leaves exceptions in reference cycles, and through their tracebacks every frame below:
+    in the caller's thread these would hold replaced weights until the garbage collector ran.
+    """
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = call()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, name="pwl-compile")
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        # Popped, so that the error's traceback does not hold the error.
+        raise outcome.pop("error")
+    return outcome["result"]

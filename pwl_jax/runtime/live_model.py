@@ -1,0 +1,351 @@
+"""A loaded bundle that answers requests while it climbs."""
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from pwl_jax.bundle import BundleReader
+
+from pwl_jax.errors import UserError
+from pwl_jax.ladder import Rung, parse_rung
+from pwl_jax.runtime.answers import Event, Prediction, Progress
+from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
+from pwl_jax.runtime.block_source import BlockSource, ladder_rungs
+from pwl_jax.runtime.climber import Backoff, Climber
+from pwl_jax.runtime.executor import Executor, create_executor
+from pwl_jax.runtime.policy import AsExported, Policy
+
+
+class LiveModelError(UserError):
+    """A live model cannot do what was asked; the message says why."""
+
+
+class NotReadyError(LiveModelError):
+    """No rung answers: the first one is still loading, or the model was closed."""
+
+
+class LiveModel:
+    """Answers from the first rung on, and from better ones as they arrive.
+
+    Safe to use from many threads. Every request takes the current rung once and finishes on it,
+    so an answer never mixes two rungs. Use it as a context manager, or call `close`.
+
+        with LiveModel.open("https://host/bundle") as model:
+            print(model.predict("cat.png").labels)
+            model.wait()                      # until nothing is left to climb
+            print(model.predict("cat.png").rung)
+    """
+
+    def __init__(
+        self,
+        reader: BundleReader,
+        *,
+        executor: str | Executor = "auto",
+        rung: str | None = None,
+        climb: bool = True,
+        stop_at: str | None = None,
+        memory_budget: int | None = None,
+        policy: Policy | None = None,
+        warm_batches: Sequence[int] = (1,),
+        largest_batch: int = LARGEST_BATCH,
+        exact_batches: bool = False,
+        backoff: Backoff | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        """Starts climbing in the background; `predict` raises NotReadyError until a rung is up.
+
+        Args:
+          reader: an open bundle.
+          executor: "auto", the name of an executor, or an executor of its own.
+          rung: the rung to begin with, such as "TTSS@4"; the ladder's first if None. Any
+            composition whose shards the bundle holds may be named, on its ladder or not.
+          climb: go on from there up the ladder; False stays on `rung`, or on the ladder's last
+            rung if `rung` is None.
+          stop_at: name of a rung of the ladder to stop at.
+          memory_budget: bytes of weights that may be held; the climb stops below what does not
+            fit. Weights are held as floats, whatever the precision they came in.
+          policy: chooses the next rung; `stop_at` and `memory_budget` make one if None.
+          warm_batches: batch sizes to compile for before the first answer.
+          largest_batch: larger requests are cut into pieces of this size.
+          exact_batches: never pad; each batch size then compiles anew.
+          backoff: seconds between attempts after a failure.
+          on_event: called with each event, in the thread that caused it; must not block, and must
+            not call `wait`, `demote` or `close`.
+
+        Raises:
+          LiveModelError: a rung that the bundle does not hold, or a wrong size.
+        """
+        if largest_batch < 1 or min(warm_batches, default=1) < 1:
+            raise LiveModelError("batch sizes must be at least 1")
+        if memory_budget is not None and memory_budget <= 0:
+            raise LiveModelError(f"memory_budget must be a positive number, not {memory_budget}")
+        self._reader = reader
+        if isinstance(executor, str):
+            executor = create_executor(executor, program_formats(reader))
+        self._source = BlockSource(reader, executor)
+        rungs = self._plan(rung, climb)
+        if stop_at is not None:
+            stop_at = self._position_name(rungs, stop_at)
+        self._climber = Climber(
+            self._source,
+            rungs,
+            policy or AsExported(stop_at=stop_at, memory_budget=memory_budget),
+            backoff=backoff or Backoff(),
+            memory_budget=memory_budget,
+            warm_batches=warm_batches,
+            on_event=on_event,
+        )
+        self._largest_batch = largest_batch
+        self._exact_batches = exact_batches
+        self._climber.start()
+        # Joins the thread when the interpreter ends, where a thread inside XLA would crash it.
+        self._finalizer = weakref.finalize(self, Climber.close, self._climber)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        block: bool = True,
+        attempts: int = 3,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> "LiveModel":
+        """Opens a bundle and returns as soon as its first rung answers.
+
+        Args:
+          path: a folder, or the address of one behind any web server.
+          cache_dir: where fetched files are kept; see `BundleReader.open`.
+          block: False returns at once; `predict` raises NotReadyError until a rung is up.
+          attempts: how often to try the first rung before its error is raised.
+          timeout: seconds to wait for the first rung; None for no limit.
+          **options: as for `LiveModel`.
+
+        Raises:
+          UserError: the bundle or its first rung cannot be read, or nothing fits the budget.
+          TimeoutError: `timeout` passed.
+        """
+        model = cls(BundleReader.open(os.fspath(path), cache_dir=cache_dir), **options)
+        if block:
+            try:
+                model._wait_for_first(attempts, timeout)
+            except BaseException:
+                model.close()
+                raise
+        return model
+
+    def predict(self, inputs: Any) -> Prediction:
+        """Answers one request from the rung that is up now.
+
+        Args:
+          inputs: an image file's path, a PIL image, a uint8 array [H, W] or [H, W, C], or a list
+            or batch of these: prepared as the manifest says. A float32 array [H, W, C] or
+            [batch, H, W, C] is taken as already normalised.
+
+        Raises:
+          NotReadyError: no rung is up yet, or the model was closed.
+          UserError: the inputs are not what the network takes; the message says what it takes.
+        """
+        images = self.prepare(inputs)
+        snapshot = self._climber.snapshot
+        if snapshot is None:
+            raise NotReadyError(
+                "the live model is closed" if self._climber.closed else "the first rung is loading"
+            )
+        executor = self._source.executor
+        logits = []
+        for batch, count in padded_batches(images, self._largest_batch, exact=self._exact_batches):
+            self._climber.note_batch(len(batch))
+            logits.append(executor.run(snapshot.steps, batch)[:count])
+        return Prediction(
+            logits[0] if len(logits) == 1 else np.concatenate(logits),
+            snapshot.rung.name,
+            executor.name,
+            self.class_names,
+        )
+
+    def prepare(self, inputs: Any) -> np.ndarray:
+        """The manifest's preprocessing: f32[batch, height, width, channels], at least one image."""
+        images = self._source.preprocessing(inputs)
+        if not len(images):
+            raise LiveModelError("the batch is empty; expected at least one image")
+        return images
+
+    @property
+    def rung(self) -> str | None:
+        """Name of the rung that answers; None before the first."""
+        snapshot = self._climber.snapshot
+        return snapshot.rung.name if snapshot else None
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Names of the rungs of the plan, in the order of climbing."""
+        return tuple(rung.name for rung in self._climber.rungs)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the climb stands."""
+        return self._climber.progress()
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened so far, the last thousand events."""
+        return tuple(self._climber.events)
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of weights held, those pinned by unfinished requests included."""
+        return self._source.live_bytes
+
+    @property
+    def executor(self) -> Executor:
+        """What computes the answers."""
+        return self._source.executor
+
+    @property
+    def manifest(self) -> Any:
+        """The bundle's manifest."""
+        return self._reader.manifest
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self._reader.manifest.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        return self._source.input_shape
+
+    def wait(self, rung: str | None = None, timeout: float | None = None) -> str:
+        """Blocks until `rung` or a higher one answers; with None, until the climb rests.
+
+        Returns:
+          The name of the rung that answers then.
+
+        Raises:
+          TimeoutError: `timeout` seconds passed.
+          LiveModelError: the climb ended below `rung`; the message says why.
+        """
+        climber = self._climber
+        index = None if rung is None else self._index(rung)
+
+        def reached() -> bool:
+            snapshot = climber.snapshot
+            return index is not None and snapshot is not None and snapshot.index >= index
+
+        if not climber.wait_until(lambda: reached() or climber.resting, timeout):
+            raise TimeoutError(
+                f"{rung or 'the top'} not reached in {timeout} s: {self._standing()}"
+            )
+        if self.rung is None or (index is not None and not reached()):
+            raise LiveModelError(f"{rung or 'the first rung'} not reached: {self._standing()}")
+        return self.rung or ""
+
+    def pause(self) -> None:
+        """Fetches nothing more, after the shard now on its way, until `resume`. Answers go on."""
+        self._climber.pause()
+
+    def resume(self) -> None:
+        """Climbs on after `pause`."""
+        self._climber.resume()
+
+    def demote(self, rung: str, timeout: float | None = 60.0) -> None:
+        """Goes down to `rung`, frees what it does not read, and stays until `promote`.
+
+        Returns once `rung` answers. What it needs and was freed is read again from the cache.
+
+        Raises:
+          TimeoutError: the rung could not be loaded in `timeout` seconds; it is still tried.
+          LiveModelError: `rung` is not of this plan, lies above the current one, or the model was
+            closed.
+        """
+        index, climber = self._index(rung), self._climber
+        snapshot = climber.snapshot
+        if snapshot is None or index > snapshot.index:
+            raise LiveModelError(f"cannot demote to {rung}: {self._standing()}")
+        climber.demote(index)
+
+        def reached() -> bool:
+            return climber.closed or (
+                climber.snapshot is not None and climber.snapshot.index == index
+            )
+
+        if not climber.wait_until(reached, timeout):
+            raise TimeoutError(f"{rung} not reached in {timeout} s: {self._standing()}")
+        if climber.closed:
+            raise LiveModelError("the live model is closed")
+
+    def promote(self) -> None:
+        """Climbs again after `demote`."""
+        self._climber.promote()
+
+    def close(self) -> None:
+        """Stops climbing and frees all weights. Requests under way finish; new ones are refused."""
+        self._finalizer()
+
+    def __enter__(self) -> "LiveModel":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _plan(self, rung: str | None, climb: bool) -> tuple[Rung, ...]:
+        ladder = ladder_rungs(self._reader.manifest)
+        if rung is None:
+            if not ladder:
+                raise LiveModelError("this bundle has no ladder; name a rung such as TTSS@exact")
+            plan = ladder if climb else ladder[-1:]
+        else:
+            first = parse_rung(rung, ladder)
+            above = ladder[ladder.index(first) + 1 :] if first in ladder else ()
+            plan = (first, *(above if climb else ()))
+        for candidate in plan:
+            self._source.check(candidate)
+        return plan
+
+    @staticmethod
+    def _position_name(rungs: Sequence[Rung], name: str) -> str:
+        parsed = parse_rung(name, rungs)
+        if parsed not in rungs:
+            known = ", ".join(known.name for known in rungs)
+            raise LiveModelError(f"no rung '{name}' to climb to; the plan is {known}")
+        return parsed.name
+
+    def _index(self, rung: str) -> int:
+        return self.rungs.index(self._position_name(self._climber.rungs, rung))
+
+    def _standing(self) -> str:
+        progress = self.progress
+        reason = f" ({progress.reason})" if progress.reason else ""
+        return f"{progress.state} at {progress.rung or 'no rung'}{reason}"
+
+    def _wait_for_first(self, attempts: int, timeout: float | None) -> None:
+        climber = self._climber
+
+        def settled() -> bool:
+            failed = climber.failures_in_row >= attempts
+            return climber.snapshot is not None or climber.resting or failed
+
+        if not climber.wait_until(settled, timeout):
+            raise TimeoutError(f"no rung answers after {timeout} s: {self._standing()}")
+        if climber.snapshot is None:
+            error = climber.last_error
+            if error is not None and not climber.resting:
+                raise error
+            raise LiveModelError(f"no rung answers: {self._standing()}")
+
+
+def program_formats(reader: BundleReader) -> tuple[str, ...]:
+    """Formats in which the bundle holds programs."""
+    programs = reader.manifest.programs
+    return tuple(dict.fromkeys(entry.format for entries in programs.values() for entry in entries))

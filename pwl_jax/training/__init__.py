@@ -1,0 +1,1 @@
+"""Losses, the mapped step, the loop, checkpoints, and the evaluation of compositions."""

@@ -1,0 +1,182 @@
+"""Checkpoints of a run (Orbax): one line to resume from, and the weights of its results.
+
+`checkpoints/resume` holds state, data iterator and bookkeeping; `checkpoints/last` and
+`checkpoints/best` hold the variables alone, as evaluation and export take them.
+"""
+
+import json
+from typing import Any, Literal
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from pwl_jax.errors import UserError
+from pwl_jax.hybrid.masks import leaf_names
+from pwl_jax.models.block_network import Variables
+from pwl_jax.training.step import TrainState
+
+Which = Literal["best", "last"]
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, unreadable, or of another model."""
+
+
+def _manager(
+    path: epath.Path, keep: int, handler: ocp.CheckpointHandler | None = None
+) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        path,
+        item_handlers=handler,
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            enable_async_checkpointing=True,
+        ),
+    )
+
+
+class Checkpoints:
+    """The checkpoints below one workdir. A context manager: leaving waits for pending saves."""
+
+    def __init__(self, workdir: epath.PathLike) -> None:
+        root = epath.Path(workdir).absolute() / "checkpoints"
+        self._resume = _manager(root / "resume", keep=2)
+        self._results = {
+            which: _manager(root / which, 1, ocp.StandardCheckpointHandler())
+            for which in ("best", "last")
+        }
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for manager in (self._resume, *self._results.values()):
+            manager.wait_until_finished()
+            manager.close()
+
+    def save(self, state: TrainState, iterator: Any, notes: dict[str, Any]) -> None:
+        """Saves all that resuming needs, in the background."""
+        self._resume.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_as_tree(state)),
+                data=grain.checkpoint.CheckpointSave(iterator),
+                notes=ocp.args.JsonSave(notes),
+            ),
+        )
+
+    def restore(self, like: TrainState, iterator: Any) -> tuple[TrainState, dict[str, Any]] | None:
+        """The latest saved state and notes, the iterator set to match; None if nothing was saved.
+
+        Args:
+          like: a state of the right structure, shapes and placement.
+          iterator: of the same data, batch size and seed.
+
+        Raises:
+          CheckpointError: if the checkpoint does not fit.
+        """
+        step = self._resume.latest_step()
+        if step is None:
+            return None
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_tree(like))
+        try:
+            restored = self._resume.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target),
+                    data=grain.checkpoint.CheckpointRestore(iterator),
+                    notes=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {step} cannot be resumed: {_first_line(error)}"
+            ) from error
+        tree = restored["state"]
+        state = TrainState(tree["step"], tree["variables"], tree["opt_state"])
+        return state, restored["notes"]
+
+    def save_result(self, which: Which, step: int, variables: Variables) -> None:
+        """Saves the variables of a result, in the background."""
+        manager = self._results[which]
+        if manager.latest_step() != step:
+            manager.save(step, args=ocp.args.StandardSave(variables))
+
+
+def restore_variables(
+    workdir: epath.PathLike, like: Variables, which: Which = "best"
+) -> tuple[int, Variables]:
+    """Step and variables of a result; `last` where no best one was chosen.
+
+    Args:
+      workdir: of a run.
+      like: shapes and types of every leaf (`jax.eval_shape` of an init); restoring is strict.
+      which: `best` on the validation split, or `last`.
+
+    Raises:
+      CheckpointError: if there is none, or its leaves are not exactly those of `like`.
+    """
+    root = epath.Path(workdir).absolute() / "checkpoints"
+    if not root.exists():
+        raise CheckpointError(f"no checkpoints in '{workdir}'; expected a training run's workdir")
+    choices = [which] if which == "last" else ["best", "last"]
+    for choice in choices:
+        if not (root / choice).exists():
+            continue
+        with _manager(root / choice, 1, ocp.StandardCheckpointHandler()) as manager:
+            step = manager.latest_step()
+            if step is None:
+                continue
+            found = manager.item_metadata(step)
+            _check_leaves(found, like, f"{workdir} ({choice}, step {step})")
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            try:
+                return step, manager.restore(step, args=ocp.args.StandardRestore(target))
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                raise CheckpointError(
+                    f"the checkpoint in '{workdir}' cannot be read: {_first_line(error)}"
+                ) from error
+    raise CheckpointError(
+        f"'{workdir}' has no {which} checkpoint yet; let its training run reach an evaluation"
+    )
+
+
+def _check_leaves(found: Any, like: Variables, where: str) -> None:
+    tree = getattr(found, "tree", found)
+    if tree is None:
+        return
+    shapes = {
+        name: tuple(leaf.shape)
+        for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
+    }
+    wanted = {
+        name: tuple(leaf.shape)
+        for name, leaf in zip(leaf_names(like), jax.tree.leaves(like), strict=True)
+    }
+    for name in sorted(set(shapes) | set(wanted)):
+        if shapes.get(name) != wanted.get(name):
+            raise CheckpointError(
+                f"checkpoint {where} is of another model: '{name}' is "
+                f"{shapes.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
+            )
+
+
+def _as_tree(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "variables": state.variables, "opt_state": state.opt_state}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def read_json(path: epath.Path, what: str) -> Any:
+    """Parsed JSON of a file; raises CheckpointError where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"no {what} at '{path}'") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{what} '{path}' cannot be read: {_first_line(error)}") from None

@@ -1,0 +1,313 @@
+"""The training loop: feeds the step, evaluates, saves, stops cleanly and resumes exactly."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from pwl_jax.data import pipeline, sources
+from pwl_jax.data.augmentation import augment
+from pwl_jax.errors import UserError
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.models.block_network import Variables
+from pwl_jax.models.initialisation import initial_variables
+from pwl_jax.training import calibration, workdir
+from pwl_jax.training.checkpoints import Checkpoints
+from pwl_jax.training.config import RunConfig
+from pwl_jax.training.metrics import MetricsWriter, Progress
+from pwl_jax.training.step import device_mesh, mapped_step, replicate, shard_batch
+from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
+
+
+class TrainingError(UserError):
+    """A run that cannot go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a run ended: `steps` done of `total`; `values` of its last evaluation."""
+
+    steps: int
+    total: int
+    values: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were done; otherwise the same command goes on from here."""
+        return self.steps == self.total
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT into a wish to stop; a second one acts at once. A context manager.
+
+    With several processes JAX's own preemption service hears SIGTERM, and all stop together.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.requested = True
+        signal.signal(number, self._previous[number])
+
+    def at(self, step: int) -> bool:
+        """Whether to stop before `step`; the same answer on every process."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run with its data opened and its programs defined; nothing computed yet."""
+
+    config: RunConfig
+    mesh: Mesh
+    task: Task
+    training: pipeline.PreparedSource
+    validation: pipeline.PreparedSource
+    total: int
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """The mapped, jitted step."""
+        return mapped_step(self.task.program, self.mesh)
+
+
+def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) -> Run:
+    """Opens the data and defines the programs of a run.
+
+    Args:
+      config: of the run.
+      teacher_workdir: where `distill` finds its teacher; without one the teacher is untrained,
+        which serves only to look at shapes.
+
+    Raises:
+      UserError: data, config or teacher that do not fit.
+    """
+    mesh = device_mesh()
+    if config.batch_size % mesh.size:
+        raise TrainingError(
+            f"batch_size {config.batch_size} does not divide among {mesh.size} devices"
+        )
+    data = config.data
+    load = functools.partial(
+        sources.load,
+        data.name,
+        data_dir=data.data_dir,
+        validation_fraction=data.validation_fraction,
+    )
+    source = load("train")
+    if len(source.classes) != config.pair.teacher.classes:
+        raise TrainingError(
+            f"'{data.name}' has {len(source.classes)} classes and pair '{config.pair.name}' "
+            f"{config.pair.teacher.classes}; set pair_overrides.classes={len(source.classes)}"
+        )
+    preprocessing = workdir.preprocessing_of(config)
+    training = pipeline.PreparedSource(source, preprocessing)
+    validation = pipeline.PreparedSource(load("validation"), preprocessing)
+    steps_per_epoch = len(training) // config.batch_size
+    if not steps_per_epoch:
+        raise TrainingError(
+            f"batch_size {config.batch_size} is larger than the {len(training)} training images"
+        )
+    total = steps_per_epoch * config.epochs
+    transform = functools.partial(augment, config=config.augmentation, preprocessing=preprocessing)
+    if config.task == "distill":
+        task = distillation_task(
+            config,
+            mesh,
+            transform,
+            preprocessing.normalize,
+            total,
+            functools.partial(_initial_variables, config, training, teacher_workdir),
+        )
+    else:
+        task = network_task(config, mesh, transform, preprocessing.normalize, total)
+    return Run(config, mesh, task, training, validation, total)
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+    """What one step of the run costs, without running or needing anything but the data."""
+    run = prepare(config)
+    return {
+        "steps": run.total,
+        "examples": len(run.training),
+        "validation_examples": len(run.validation),
+        "devices": run.mesh.size,
+        **step_cost(config, run.task, run.step),
+    }
+
+
+def train(
+    config: RunConfig,
+    run_dir: epath.PathLike,
+    teacher_workdir: epath.PathLike | None = None,
+    *,
+    progress: bool = True,
+) -> RunResult:
+    """Runs or resumes a training to its end, or to a signal.
+
+    A run that was stopped or killed goes on from its last checkpoint and ends with the same
+    parameters, bit for bit, as one that was not (same kind and number of devices).
+
+    Args:
+      config: of the run; must equal the one that the workdir holds.
+      run_dir: the workdir; created where missing.
+      teacher_workdir: of the teacher, for `distill`.
+      progress: whether to show a progress bar on stderr.
+
+    Raises:
+      UserError: anything that does not fit, or a loss that is no longer finite.
+    """
+    run = prepare(config, teacher_workdir)
+    workdir.write_config(run_dir, config)
+    main_process = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        checkpoints = stack.enter_context(Checkpoints(run_dir))
+        state = replicate(run.task.program.init(run.task.init()), run.mesh)
+        masks = replicate(run.task.masks(state.variables), run.mesh)
+        iterator = pipeline.train_iterator(
+            run.training,
+            config.batch_size,
+            config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        notes: dict[str, Any] = {"best": None, "values": {}}
+        resumed = checkpoints.restore(state, iterator)
+        if resumed is not None:
+            state, notes = resumed
+        step = int(state.step)
+        writer = stack.enter_context(MetricsWriter(run_dir, step, enabled=main_process))
+        bar = stack.enter_context(
+            Progress(config.task, run.total, step, config.batch_size, progress and main_process)
+        )
+        if step and step < run.total:
+            bar.say(f"resumed at step {step} of {run.total}")
+        steps_per_epoch = run.total // config.epochs
+        save_every = config.checkpoint_every_steps or steps_per_epoch
+        step_program = run.step
+        pending: tuple[int, Any] | None = None
+        while step < run.total and not stop.at(step):
+            batch = shard_batch(next(iterator), run.mesh)
+            state, metrics = step_program(state, batch, masks)
+            step += 1
+            # Read one step late: the device is at work on this step meanwhile.
+            _report(writer, bar, pending)
+            pending = (step, metrics)
+            epoch, within = divmod(step, steps_per_epoch)
+            due = not within and not epoch % config.eval_every_epochs
+            if due or step == run.total:
+                _report(writer, bar, pending)
+                pending = None
+                notes = _assess(run, checkpoints, writer, bar, step, state.variables, notes)
+            if step % save_every == 0 or step == run.total:
+                checkpoints.save(state, iterator, notes)
+        _report(writer, bar, pending)
+        if step < run.total:
+            checkpoints.save(state, iterator, notes)
+            bar.say(f"stopped at step {step} of {run.total}; the same command goes on from here")
+        return RunResult(step, run.total, notes["values"])
+
+
+def _initial_variables(
+    config: RunConfig,
+    training: pipeline.PreparedSource,
+    teacher_workdir: epath.PathLike | None,
+    hybrid: HybridNetwork,
+) -> Variables:
+    rng = jax.random.key(config.seed)
+    if teacher_workdir is None:
+        return hybrid.init(rng)
+    teacher = workdir.load_network(teacher_workdir, config)
+    variables = initial_variables(hybrid.init, rng, teacher)
+    if config.converter_init == "least_squares":
+        preprocessing = workdir.preprocessing_of(config)
+        batch = next(iter(_calibration_batches(config, training)))
+        images = preprocessing.normalize(batch["image"])
+        variables = calibration.initialised_converters(hybrid, variables, images)
+    return variables
+
+
+def _calibration_batches(
+    config: RunConfig, training: pipeline.PreparedSource
+) -> Iterator[dict[str, Any]]:
+    """Full batches of training images, at most `calibration_examples` of them, in fixed order."""
+    size = min(config.eval_batch_size, len(training))
+    count = max(min(config.calibration_examples, len(training)) // size, 1)
+    batches = pipeline.eval_batches(training, size)
+    for _, batch in zip(range(count), batches, strict=False):
+        yield {"image": batch["image"], "label": batch["label"]}
+
+
+def _assess(
+    run: Run,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    bar: Progress,
+    step: int,
+    variables: Variables,
+    notes: dict[str, Any],
+) -> dict[str, Any]:
+    """Evaluates, saves the variables where they are the best or the last, and says so."""
+    config = run.config
+    chosen_on = run.validation if len(run.validation) else run.training
+    found = run.task.assess(
+        variables,
+        lambda: pipeline.eval_batches(chosen_on, config.eval_batch_size),
+        lambda: _calibration_batches(config, run.training),
+    )
+    values = {f"validation/{name}": value for name, value in found.values.items()}
+    writer.write(step, values)
+    bar.say(
+        f"step {step}: "
+        + "  ".join(f"{n.removesuffix('/top1')} {100 * v:.1f}" for n, v in found.values.items()
+                    if n.endswith("top1"))
+    )
+    if len(run.validation) and (notes["best"] is None or found.score > notes["best"]["score"]):
+        checkpoints.save_result("best", step, found.variables)
+        notes = {**notes, "best": {"step": step, "score": found.score}}
+    if step == run.total:
+        checkpoints.save_result("last", step, found.variables)
+    return {**notes, "values": values}
+
+
+def _report(writer: MetricsWriter, bar: Progress, pending: tuple[int, Any] | None) -> None:
+    """Writes the metrics of a finished step; raises TrainingError where the loss went bad."""
+    if pending is None:
+        return
+    step, metrics = pending
+    values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+    loss = values["train/loss"]
+    if not np.isfinite(loss):
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        raise TrainingError(
+            f"the loss is {loss} at step {step} ({', '.join(bad)}); lower the learning rate or "
+            "clip gradients"
+        )
+    writer.write(step, values)
+    bar.advance(loss)

@@ -1,0 +1,91 @@
+"""The losses of progressive distillation, each a pure function of logits or features.
+
+PWL (arXiv 2509.22319) and its PyTorch baseline define `hard`, `soft`, `sync`, `recon` and `cross`;
+`align`, the alignment of every prefix stream, is this project's own (see BUILD_NOTES.md).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Converter = Callable[[jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy in nats. logits: f32[batch, classes], labels: int[batch]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def soft_cross_entropy(
+    teacher_logits: jax.Array, logits: jax.Array, temperature: float
+) -> jax.Array:
+    """T^2 KL(teacher || other) of the softened distributions, mean over the batch.
+
+    Args:
+      teacher_logits, logits: f32[batch, classes].
+      temperature: T; the factor T^2 keeps gradients on the scale of the hard loss.
+    """
+    teacher = jax.nn.log_softmax(teacher_logits / temperature)
+    other = jax.nn.log_softmax(logits / temperature)
+    divergence = (jnp.exp(teacher) * (teacher - other)).sum(-1)
+    return temperature**2 * divergence.mean()
+
+
+def distillation(
+    teacher_logits: jax.Array,
+    logits: jax.Array,
+    labels: jax.Array,
+    temperature: float,
+    alpha: float,
+) -> jax.Array:
+    """alpha CE + (1 - alpha) T^2 KL: what a stream's logits are trained by."""
+    hard = alpha * cross_entropy(logits, labels)
+    soft = (1 - alpha) * soft_cross_entropy(teacher_logits, logits, temperature)
+    return hard + soft
+
+
+def cosine_similarity(a: jax.Array, b: jax.Array, epsilon: float = 1e-8) -> jax.Array:
+    """Cosine of the angle between rows. a, b: [batch, n] to [batch]; each norm at least epsilon."""
+    dot = (a * b).sum(-1)
+    norm_a = jnp.sqrt(jnp.maximum((a * a).sum(-1), epsilon**2))
+    norm_b = jnp.sqrt(jnp.maximum((b * b).sum(-1), epsilon**2))
+    return dot / (norm_a * norm_b)
+
+
+def feature_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """MSE(a, b) + mean over the batch of 1 - cosine, features flattened per example.
+
+    a, b: [batch, ...] of equal shape; computed in float32.
+    """
+    a = a.astype(jnp.float32).reshape(a.shape[0], -1)
+    b = b.astype(jnp.float32).reshape(b.shape[0], -1)
+    return jnp.square(a - b).mean() + (1 - cosine_similarity(a, b)).mean()
+
+
+def synchronisation(
+    student: jax.Array, teacher: jax.Array, encoded: jax.Array, decoder: Converter
+) -> jax.Array:
+    """d(f_s, E f_t) + d(f_t, D f_s) at one boundary.
+
+    Args:
+      student: f_s, [batch, ..., student width].
+      teacher: f_t, [batch, ..., teacher width].
+      encoded: E f_t, in the student's width.
+      decoder: D, student to teacher width.
+    """
+    return feature_distance(student, encoded) + feature_distance(teacher, decoder(student))
+
+
+def reconstruction(
+    student: jax.Array,
+    teacher: jax.Array,
+    encoded: jax.Array,
+    encoder: Converter,
+    decoder: Converter,
+) -> jax.Array:
+    """d(f_t, D E f_t) + d(f_s, E D f_s) at one boundary; arguments as in `synchronisation`."""
+    return feature_distance(teacher, decoder(encoded)) + feature_distance(
+        student, encoder(decoder(student))
+    )

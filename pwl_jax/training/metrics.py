@@ -1,0 +1,87 @@
+"""Where numbers go while training: JSON lines, TensorBoard events, a progress bar."""
+
+import json
+import sys
+from typing import Any
+
+import tensorboardX
+from etils import epath
+from tqdm import tqdm
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and TensorBoard events below a workdir. A context manager.
+
+    A run that resumes at a step drops what an interrupted run wrote beyond it, so that every step
+    stands there once.
+    """
+
+    def __init__(self, workdir: epath.PathLike, step: int, *, enabled: bool = True) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        kept = []
+        if self._path.exists():
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+        self._path.write_text("".join(line + "\n" for line in kept))
+        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._enabled:
+            self._events.close()
+
+    def write(self, step: int, values: dict[str, float], **notes: Any) -> None:
+        """One line: `{"step": .., name: value, ..}`; values also as TensorBoard scalars."""
+        if not self._enabled:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **notes, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+
+def _step_of(line: str) -> int:
+    """The step of a JSON line; a torn line counts as beyond every step."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize
+
+
+class Progress:
+    """A progress bar in images, with images/s and time left. A context manager."""
+
+    def __init__(self, label: str, steps: int, done: int, batch_size: int, enabled: bool) -> None:
+        self._batch_size = batch_size
+        self._bar = tqdm(
+            total=steps * batch_size,
+            initial=done * batch_size,
+            desc=label,
+            unit=" images",
+            unit_scale=True,
+            disable=not enabled,
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+            file=sys.stderr,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def advance(self, loss: float | None = None) -> None:
+        """One step done; `loss` where it is known."""
+        if loss is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self._bar.update(self._batch_size)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.write(text, file=sys.stderr)

@@ -1,0 +1,126 @@
+"""Optimizers and schedules; which leaf gets which is read off the masks."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+
+from pwl_jax.errors import UserError
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.ladder import Composition
+from pwl_jax.models.block_network import Variables
+
+FROZEN, STUDENT, CONVERTER = "frozen", "student", "converter"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD or AdamW with a cosine schedule (defaults: the PyTorch baseline's recipe).
+
+    Attributes:
+      name: `sgd` (weight decay joins the gradient) or `adamw` (decoupled).
+      learning_rate: its peak.
+      momentum: of SGD.
+      weight_decay: on every trained leaf.
+      converter_rate: factor on the learning rate of encoders and decoders.
+      schedule: `cosine` down to min(learning_rate / 20, 1e-5), or `constant`.
+      warmup_steps: linear, from 0.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    converter_rate: float = 0.2
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+
+
+def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Step to learning rate, over `steps` steps in all."""
+    peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
+    if config.schedule == "cosine":
+        floor = min(peak / 20, 1e-5)
+        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=floor / peak)
+    elif config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    else:
+        raise UserError(f"schedule '{config.schedule}' is unknown; expected cosine or constant")
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def _transform(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if config.name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay),
+            optax.sgd(schedule, momentum=config.momentum or None),
+        )
+    if config.name == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay)
+    raise UserError(f"optimizer '{config.name}' is unknown; expected sgd or adamw")
+
+
+def params_of(variables: Variables) -> dict[str, Any]:
+    """The parameters of every network of the tree, without statistics."""
+    return {network: trees["params"] for network, trees in variables.items()}
+
+
+def with_params(variables: Variables, params: dict[str, Any]) -> Variables:
+    """The tree with other parameters."""
+    return {
+        network: {**trees, "params": params[network]} for network, trees in variables.items()
+    }
+
+
+def distillation_labels(hybrid: HybridNetwork, variables: Variables) -> dict[str, Any]:
+    """`frozen`, `student` or `converter` for each parameter, by the masks that read it.
+
+    What the all-teacher mask reads is frozen, what the all-student mask reads is the student;
+    the rest lies between them.
+    """
+    blocks = hybrid.num_blocks
+    teacher = hybrid.mask_of(variables, Composition.prefix(blocks, blocks))
+    student = hybrid.mask_of(variables, Composition.prefix(blocks, 0))
+    return jax.tree.map(
+        lambda t, s: FROZEN if t else STUDENT if s else CONVERTER,
+        params_of(teacher),
+        params_of(student),
+    )
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, labels: dict[str, Any]
+) -> optax.GradientTransformation:
+    """The optimizer of a labelled tree: student at the learning rate, converters at their share.
+
+    Args:
+      config: see `OptimizerConfig`.
+      steps: length of the schedule.
+      labels: tree of `frozen`, `student`, `converter`.
+    """
+    schedule = learning_rate_schedule(config, steps)
+
+    def converter_schedule(step: Any) -> Any:
+        return config.converter_rate * schedule(step)
+
+    return optax.multi_transform(
+        {
+            FROZEN: optax.set_to_zero(),
+            STUDENT: _transform(config, schedule),
+            CONVERTER: _transform(config, converter_schedule),
+        },
+        labels,
+    )
+
+
+def trainable_count(labels: dict[str, Any], params: dict[str, Any]) -> int:
+    """Number of parameters that are not frozen."""
+    return sum(
+        int(np.prod(p.shape))
+        for label, p in zip(jax.tree.leaves(labels), jax.tree.leaves(params), strict=True)
+        if label != FROZEN
+    )

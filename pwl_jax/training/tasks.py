@@ -1,0 +1,179 @@
+"""The two things that are trained: one network by itself, and a student under its teacher."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.ladder import Composition
+from pwl_jax.models.block_network import Variables
+from pwl_jax.models.initialisation import initial_variables
+from pwl_jax.models.normalization import blend_moments
+from pwl_jax.training import losses
+from pwl_jax.training.calibration import calibrated, make_moments
+from pwl_jax.training.config import RunConfig
+from pwl_jax.training.evaluation import Evaluator, accuracy, evaluate_compositions
+from pwl_jax.training.objective import LossOutputs, distillation_loss, prefix_masks
+from pwl_jax.training.optimizer import (
+    STUDENT,
+    distillation_labels,
+    make_optimizer,
+    params_of,
+)
+from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram
+
+Batches = Callable[[], Iterable[Batch]]
+"""Makes a fresh pass over some images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """What an evaluation during training found.
+
+    Attributes:
+      score: what the best checkpoint is chosen by, larger is better.
+      values: accuracies by name, for the log.
+      variables: what was measured: the state's, with statistics calibrated.
+    """
+
+    score: float
+    values: dict[str, float]
+    variables: Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A run's static parts and its initial values.
+
+    Attributes:
+      program: of the step.
+      init: initial variables; pure.
+      masks: stacked masks the loss takes, a function of the variables' structure.
+      assess: variables to what they are worth on the validation split.
+    """
+
+    program: StepProgram
+    init: Callable[[], Variables]
+    masks: Callable[[Variables], Any]
+    assess: Callable[[Variables, Batches, Batches], Assessment]
+
+
+def network_task(
+    config: RunConfig, mesh: Mesh, augment: Augment, normalize: Callable[[Any], Any], steps: int
+) -> Task:
+    """Trains the pair's teacher, or its student alone, by cross-entropy."""
+    name = config.task
+    spec = config.pair.teacher if name == "teacher" else config.pair.student
+    network = spec.build(AXIS if config.sync_batch_norm else None)
+
+    def init() -> Variables:
+        return {name: initial_variables(network.init, jax.random.key(config.seed))}
+
+    def loss(
+        variables: Variables, images: jax.Array, labels: jax.Array, masks: Any, rng: jax.Array
+    ) -> tuple[jax.Array, LossOutputs]:
+        del masks, rng
+        outputs = network.apply(variables[name], images, train=True)
+        stats = blend_moments(variables[name]["batch_stats"], outputs.moments)
+        hard = losses.cross_entropy(outputs.logits, labels)
+        return hard, LossOutputs({"hard": hard}, stats)
+
+    logits_of = jax.jit(lambda variables, images: network.apply(variables, images).logits)
+
+    def assess(variables: Variables, validation: Batches, training: Batches) -> Assessment:
+        del training
+        found = accuracy(
+            lambda images: {name: logits_of(variables[name], images)},
+            validation(),
+            normalize,
+            mesh,
+        )
+        return Assessment(
+            found[name].top1,
+            {f"{name}/top1": found[name].top1, f"{name}/loss": found[name].loss},
+            variables,
+        )
+
+    labels = jax.tree.map(lambda _: STUDENT, params_of(jax.eval_shape(init)))
+    optimizer = make_optimizer(config.optimizer, steps, labels)
+    program = StepProgram(loss, name, optimizer, labels, augment, config.seed)
+    return Task(program, init, lambda variables: {}, assess)
+
+
+def distillation_task(
+    config: RunConfig,
+    mesh: Mesh,
+    augment: Augment,
+    normalize: Callable[[Any], Any],
+    steps: int,
+    init: Callable[[HybridNetwork], Variables],
+) -> Task:
+    """Distils the pair's student with every prefix in every step, under its frozen teacher.
+
+    Args:
+      config, mesh, augment, normalize: of the run.
+      steps: length of the learning rate's schedule.
+      init: the hybrid's initial variables, the trained teacher among them.
+    """
+    hybrid = HybridNetwork.from_pair(config.pair, AXIS if config.sync_batch_norm else None)
+    abstract = jax.eval_shape(hybrid.init, jax.random.key(0))
+    labels = distillation_labels(hybrid, abstract)
+    evaluator = Evaluator(hybrid, mesh)
+    moments_of = make_moments(hybrid, mesh)
+    prefixes = Composition.prefixes(hybrid.num_blocks)[:-1]
+
+    def assess(variables: Variables, validation: Batches, training: Batches) -> Assessment:
+        if config.calibration_examples:
+            variables = calibrated(hybrid, variables, training(), normalize, moments_of, mesh)
+        found = evaluate_compositions(evaluator, variables, prefixes, validation(), normalize)
+        values = {f"{c}/top1": result.top1 for c, result in found.items()}
+        score = sum(values.values()) / len(values)
+        return Assessment(score, {"mean_prefix/top1": score, **values}, variables)
+
+    optimizer = make_optimizer(config.optimizer, steps, labels)
+    loss = functools.partial(distillation_loss, hybrid, config.objective)
+    program = StepProgram(loss, "student", optimizer, labels, augment, config.seed)
+    return Task(
+        program, functools.partial(init, hybrid), functools.partial(prefix_masks, hybrid), assess
+    )
+
+
+def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[str, Any]:
+    """Shapes, parameters, bytes and FLOPs of one step, under `jax.eval_shape`; runs nothing.
+
+    Args:
+      config: of the run.
+      task: from this module.
+      step: the mapped step.
+    """
+    variables = jax.eval_shape(task.init)
+    state = jax.eval_shape(task.program.init, variables)
+    batch = {
+        "image": jax.ShapeDtypeStruct(
+            (config.batch_size, *config.pair.teacher.input_shape), jnp.uint8
+        ),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    masks = jax.eval_shape(lambda: task.masks(variables))
+    new_state, metrics = jax.eval_shape(step, state, batch, masks)
+    cost = step.lower(state, batch, masks).cost_analysis() or {}  # type: ignore[attr-defined]
+    sizes = {
+        name: (
+            sum(leaf.size for leaf in jax.tree.leaves(tree["params"])),
+            sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)),
+        )
+        for name, tree in new_state.variables.items()
+    }
+    return {
+        "networks": sizes,
+        "batch": {k: (v.shape, str(v.dtype)) for k, v in batch.items()},
+        "metrics": sorted(metrics),
+        "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(new_state)),
+        "flops": float(cost.get("flops", float("nan"))),
+    }

@@ -1,0 +1,160 @@
+"""A run's folder: the config it was started with, and the networks of its checkpoints."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import jax
+from etils import epath
+
+from pwl_jax.bundle.preprocessing import Preprocessing
+from pwl_jax.data import pipeline, sources
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.ladder import Composition
+from pwl_jax.models.block_network import Variables
+from pwl_jax.training.checkpoints import CheckpointError, Which, read_json, restore_variables
+from pwl_jax.training.config import RunConfig, differences
+from pwl_jax.training.evaluation import Accuracy, Evaluator, evaluate_compositions
+from pwl_jax.training.step import device_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A distilled pair as its checkpoint holds it.
+
+    Attributes:
+      config: of the run.
+      hybrid: the networks.
+      variables: the whole tree.
+      step: at which they were saved.
+    """
+
+    config: RunConfig
+    hybrid: HybridNetwork
+    variables: Variables
+    step: int
+
+
+def write_config(workdir: epath.PathLike, config: RunConfig) -> None:
+    """Writes `config.json`, or checks that the one there is the same.
+
+    Raises:
+      CheckpointError: naming the first differences to the run that the workdir holds.
+    """
+    root = epath.Path(workdir)
+    path = root / "config.json"
+    if path.exists():
+        found = differences(config, read_config(workdir))
+        if found:
+            raise CheckpointError(
+                f"'{workdir}' holds a run with another config ({'; '.join(found[:3])}); resume it "
+                "with its own config or choose another workdir"
+            )
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    partial = root / "config.json.partial"
+    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    partial.rename(path)
+
+
+def read_config(workdir: epath.PathLike) -> RunConfig:
+    """The config of the run in a workdir; raises CheckpointError where there is none."""
+    data = read_json(epath.Path(workdir) / "config.json", "run's config")
+    return RunConfig.from_dict(data)
+
+
+def abstract_variables(hybrid: HybridNetwork) -> Variables:
+    """Shapes and types of the whole tree, without computing."""
+    return jax.eval_shape(hybrid.init, jax.random.key(0))
+
+
+def load_model(workdir: epath.PathLike, which: Which = "best") -> TrainedModel:
+    """The pair that `distill` left in a workdir.
+
+    Raises:
+      CheckpointError: no run, no result yet, or a run that distilled nothing.
+    """
+    config = read_config(workdir)
+    if config.task != "distill":
+        raise CheckpointError(
+            f"'{workdir}' holds a {config.task} alone; expected the workdir of a distillation"
+        )
+    hybrid = HybridNetwork.from_pair(config.pair)
+    step, variables = restore_variables(workdir, abstract_variables(hybrid), which)
+    return TrainedModel(config, hybrid, variables, step)
+
+
+def load_network(workdir: epath.PathLike, config: RunConfig, which: Which = "best") -> Variables:
+    """The teacher that `train_teacher` left in a workdir, for the pair of another run.
+
+    Raises:
+      CheckpointError: if it is no teacher, or not this pair's.
+    """
+    theirs = read_config(workdir)
+    if theirs.pair.teacher != config.pair.teacher:
+        names = [
+            f"{key}: {value!r}, expected {config.pair.teacher.to_dict().get(key)!r}"
+            for key, value in theirs.pair.teacher.to_dict().items()
+            if config.pair.teacher.to_dict().get(key) != value
+        ]
+        raise CheckpointError(
+            f"the teacher in '{workdir}' is of pair '{theirs.pair.name}', not of "
+            f"'{config.pair.name}' ({'; '.join(names[:3])})"
+        )
+    if theirs.task == "distill":
+        return load_model(workdir, which).variables["teacher"]
+    if theirs.task != "teacher":
+        raise CheckpointError(f"'{workdir}' holds a {theirs.task}; expected a teacher")
+    network = config.pair.teacher.build()
+    like = {"teacher": jax.eval_shape(network.init, jax.random.key(0))}
+    return restore_variables(workdir, like, which)[1]["teacher"]
+
+
+def preprocessing_of(config: RunConfig) -> Preprocessing:
+    """How images become the pair's input: its size, and the data set's mean and deviation."""
+    return sources.preprocessing(config.data.name, config.pair.teacher.input_shape)
+
+
+
+
+def open_data(
+    config: RunConfig,
+    split: sources.Split,
+    name: str | None = None,
+    data_dir: epath.PathLike | None = None,
+) -> sources.Source:
+    """A split of the data the run was trained on, or of another set with as many classes.
+
+    Raises:
+      sources.DataError: no such data, or another number of classes than the pair has.
+    """
+    data = config.data
+    source = sources.load(
+        name or data.name, split, data_dir or data.data_dir, data.validation_fraction
+    )
+    if len(source.classes) != config.pair.teacher.classes:
+        raise sources.DataError(
+            f"'{source.name}' has {len(source.classes)} classes; the pair was trained for "
+            f"{config.pair.teacher.classes}"
+        )
+    return source
+
+
+def measure(
+    model: TrainedModel,
+    compositions: Iterable[Composition],
+    source: sources.Source,
+    batch_size: int = 256,
+) -> dict[Composition, Accuracy]:
+    """Accuracy of compositions of a trained pair on a split of some data."""
+    preprocessing = preprocessing_of(model.config)
+    prepared = pipeline.PreparedSource(source, preprocessing)
+    mesh = device_mesh()
+    batch_size = -(-min(batch_size, len(prepared)) // mesh.size) * mesh.size
+    return evaluate_compositions(
+        Evaluator(model.hybrid, mesh),
+        model.variables,
+        compositions,
+        pipeline.eval_batches(prepared, batch_size),
+        preprocessing.normalize,
+    )

@@ -1,0 +1,11 @@
+import pytest
+
+from tests import tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """A bundle of seven rungs that loads in milliseconds. Do not change it: copy it."""
+    path = tmp_path_factory.mktemp("tiny") / "bundle"
+    tiny_bundle.write_bundle(path)
+    return path

@@ -1,0 +1,107 @@
+"""ViT against NumPy: patches, attention head by head, layers, the class token's way out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pwl_jax.models.spec import SpecError
+from pwl_jax.models.vit import ViTSpec
+
+CONFIG = {
+    "input_shape": (4, 6, 3),
+    "classes": 5,
+    "hidden": 8,
+    "heads": 2,
+    "mlp": 12,
+    "layers": 4,
+    "layers_per_block": 2,
+    "patch": 2,
+}
+
+
+def embedded(images, params):
+    """Patches row by row, each flattened as (row, column, channel), behind the class token."""
+    kernel = np.asarray(params["patch"]["kernel"], np.float64)
+    tokens = [np.broadcast_to(params["class_token"][0, 0], (len(images), kernel.shape[1]))]
+    for row in range(0, images.shape[1], 2):
+        for column in range(0, images.shape[2], 2):
+            patch = images[:, row : row + 2, column : column + 2].reshape(len(images), -1)
+            tokens.append(patch @ kernel + params["patch"]["bias"])
+    return np.stack(tokens, axis=1) + params["positions"]
+
+
+def attended(reference, x, params, heads):
+    query, key, value = (reference.dense(x, params[k]) for k in ("query", "key", "value"))
+    size = x.shape[-1] // heads
+    outputs = np.zeros_like(x)
+    for example in range(x.shape[0]):
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            scores = query[example, :, part] @ key[example, :, part].T / np.sqrt(size)
+            weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+            outputs[example, :, part] = weights @ value[example, :, part]
+    return reference.dense(outputs, params["output"])
+
+
+def layer(reference, x, params, heads):
+    y = reference.layer_norm(x, params["attention_norm"])
+    x = x + attended(reference, y, params["attention"], heads)
+    y = reference.dense(reference.layer_norm(x, params["mlp_norm"]), params["mlp_in"])
+    return x + reference.dense(reference.gelu(y), params["mlp_out"])
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_network_by_hand(reference, randomized, final_norm):
+    network = ViTSpec(**CONFIG, final_norm=final_norm).build()
+    params = randomized(jax.eval_shape(network.init, jax.random.key(0))["params"])
+    images = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    outputs = jax.jit(network.apply)({"params": params, "batch_stats": {}}, images)
+
+    x = embedded(images, params["embedder"])
+    np.testing.assert_allclose(outputs.features["embedder"], x, rtol=1e-4, atol=1e-4)
+    for block in range(2):
+        for i in range(2):
+            x = layer(reference, x, params[f"block{block}"][f"layer{i}"], heads=2)
+        if block == 0:
+            np.testing.assert_allclose(outputs.features["block0"], x, rtol=1e-4, atol=1e-4)
+    assert ("norm" in params["block1"]) == final_norm
+    x = reference.layer_norm(x, params["block1"]["norm"])[:, 0] if final_norm else x[:, 0]
+    np.testing.assert_allclose(outputs.features["block1"], x, rtol=1e-4, atol=1e-4)
+    expected = reference.dense(x, params["head"]["dense"])
+    np.testing.assert_allclose(outputs.logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layer_norm_takes_a_large_mean():
+    # The variance as E[x^2] - E[x]^2 would lose this token's in float32.
+    from pwl_jax.models.vit import layer_norm
+
+    module = layer_norm(jnp.dtype(jnp.float32), "norm")
+    x = jnp.array([[4096.0, 4097.0, 4098.0, 4099.0]])
+    y, _ = module.init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(y[0], np.array([-1.5, -0.5, 0.5, 1.5]) / np.sqrt(1.25), rtol=1e-5)
+
+
+def test_gelu_is_exact():
+    network = ViTSpec(**CONFIG).build()
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    jaxpr = str(
+        jax.make_jaxpr(network.apply)(variables, jax.ShapeDtypeStruct((1, 4, 6, 3), jnp.float32))
+    )
+    assert "erf" in jaxpr
+    assert "tanh" not in jaxpr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 3}, "heads is 3; expected a divisor of hidden, 8"),
+        ({"layers_per_block": 3}, "layers_per_block is 3; expected a divisor of layers, 4"),
+        ({"patch": 4}, "patch is 4; expected a divisor of the image's width, 6"),
+        ({"hidden": 0}, "hidden is 0; expected positive integers"),
+        ({"mlp": "wide"}, "mlp is 'wide'; expected positive integers"),
+    ],
+)
+def test_wrong_specs_are_refused(change, message):
+    with pytest.raises(SpecError, match=message):
+        ViTSpec(**{**CONFIG, **change})

@@ -1,0 +1,54 @@
+import pytest
+
+from pwl_jax.ladder import Rung
+from pwl_jax.runtime import AsExported, ClimbState
+
+RUNGS = tuple(Rung.parse(name) for name in ("SS@4", "TS@4", "TT@4", "TT@exact"))
+TEACHER, STUDENT, CONVERTER = 100, 10, 1
+
+
+def state(current: int) -> ClimbState:
+    sizes = {"teacher": TEACHER, "student": STUDENT, "encoder": CONVERTER}
+    block_bytes = {key: sizes[key[0].kind] for rung in RUNGS for key in rung.stages().items()}
+    return ClimbState(RUNGS, current, block_bytes)
+
+
+def test_climbs_in_order_to_the_top():
+    policy = AsExported()
+    assert [policy.next_rung(state(i)).rung for i in range(-1, 3)] == [0, 1, 2, 3]
+    assert policy.next_rung(state(3)).reason == "top of the ladder"
+
+
+def test_stops_where_told():
+    policy = AsExported(stop_at="TS@4")
+    assert policy.next_rung(state(0)).rung == 1
+    decision = policy.next_rung(state(1))
+    assert (decision.rung, decision.reason) == (None, "told to stop at TS@4")
+
+
+@pytest.mark.parametrize(
+    ("budget", "current", "expected"),
+    [
+        (19, -1, None),  # the student alone is 20
+        (20, -1, 0),
+        (120, 0, None),  # while TS loads, both student blocks are still held: 100 + 1 + 20
+        (121, 0, 1),
+        (210, 1, None),  # TT beside TS: 200 + 1 + 10
+        (211, 1, 2),
+        (399, 2, None),  # other precision, other weights: both held for a moment
+        (400, 2, 3),
+    ],
+)
+def test_budget_counts_both_rungs_of_a_swap(budget, current, expected):
+    decision = AsExported(memory_budget=budget).next_rung(state(current))
+    assert decision.rung == expected
+    if expected is None:
+        assert decision.reason.startswith(f"memory budget of {budget} bytes: ")
+
+
+def test_a_rung_that_does_not_fit_is_passed_over():
+    rungs = tuple(Rung.parse(name) for name in ("SS@4", "TT@4", "SS@exact"))
+    sizes = {"teacher": TEACHER, "student": STUDENT}
+    block_bytes = {key: sizes[key[0].kind] for rung in rungs for key in rung.stages().items()}
+    decision = AsExported(memory_budget=50).next_rung(ClimbState(rungs, 0, block_bytes))
+    assert decision.rung == 2
