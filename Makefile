@@ -34,7 +34,10 @@ check: $(READY)
 
 setup: $(READY)
 
-# Without byte-compiling: Python compiles what is really imported when it first is.
+# pip compiles nothing: Python does, what is really imported and when it first is. Some images forbid
+# it to keep the result, and every command would then take seconds longer.
+export PYTHONDONTWRITEBYTECODE :=
+
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)

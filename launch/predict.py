@@ -12,11 +12,14 @@ what that rung reads is fetched.
 from absl import flags
 
 from launch import cli, files
+from pwl_jax.errors import UserError
 from pwl_jax.runtime import LiveModel, Prediction, executor_names
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle to answer from.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Training workdir to answer from.")
-_INPUT = flags.DEFINE_string("input", None, "Image file, or .npy array, to classify.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "Image file, or .npy array, to classify.", required=True
+)
 _RUNG = flags.DEFINE_string(
     "rung", None, "Rung to answer from, such as TTSS@4; a bare TTSS means its most exact rung."
 )
@@ -25,7 +28,6 @@ _EXECUTOR = flags.DEFINE_enum(
     "executor", "auto", ["auto", *executor_names()], "What computes the answer."
 )
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
-flags.mark_flag_as_required("input")
 flags.mark_flags_as_mutual_exclusive(["bundle", "workdir"], required=True)
 
 ROWS_PRINTED = 20
@@ -34,8 +36,11 @@ ROWS_PRINTED = 20
 def main() -> None:
     """Runs the command from its flags."""
     inputs = files.read_input(_INPUT.value)
+    bundle = _BUNDLE.value
+    if bundle is None:
+        raise UserError("--workdir: answering from a workdir is not part of this version")
     with LiveModel.open(
-        _BUNDLE.value,
+        bundle,
         executor=_EXECUTOR.value,
         cache_dir=_CACHE_DIR.value,
         rung=_RUNG.value,

@@ -17,11 +17,14 @@ from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Unit, parse_bits
 from pwl_jax.precision import patterns_of
 
-_BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle.")
-_OUTPUT = flags.DEFINE_string("output", None, "The safetensors file to write.")
+_BUNDLE = flags.DEFINE_string(
+    "bundle", None, "Folder or address of the bundle.", required=True
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The safetensors file to write.", required=True
+)
 _STAGE = flags.DEFINE_string("stage", EXACT, "Precision to restore: 2 to 8 bits, or exact.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
-flags.mark_flags_as_required(["bundle", "output"])
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from launch import cli
 from pwl_jax.runtime import LiveModel, executor_names
 from pwl_jax.serving import create_app, run_server
 
-_BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle to serve.")
+_BUNDLE = flags.DEFINE_string(
+    "bundle", None, "Folder or address of the bundle to serve.", required=True
+)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port; 0 takes any free one.", 0, 65535)
 _NAME = flags.DEFINE_string("name", "pwl", "The model's name in /v2/models/<name>.")
@@ -24,7 +26,6 @@ _EXECUTOR = flags.DEFINE_enum(
 )
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
 _MAX_BODY = flags.DEFINE_integer("max_body_mb", 32, "Largest request body in MiB.", 1)
-flags.mark_flag_as_required("bundle")
 
 
 def main() -> None:

@@ -20,3 +20,17 @@ class PooledHead(nn.Module):
         del train
         x = x.astype(jnp.float32).mean((1, 2))
         return nn.Dense(self.classes, dtype=self.dtype, name="dense")(x).astype(jnp.float32)
+
+
+class LinearHead(nn.Module):
+    """Flatten and map to logits, which are float32 whatever the computation's type."""
+
+    classes: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [batch, ...] to f32[batch, classes]."""
+        del train
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(self.classes, dtype=self.dtype, name="dense")(x).astype(jnp.float32)

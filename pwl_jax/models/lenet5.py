@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pwl_jax.models.block_network import BlockNetwork
+from pwl_jax.models.heads import LinearHead
 from pwl_jax.models.spec import NetworkSpec, SpecError
 
 
@@ -64,17 +65,3 @@ class DenseBlock(nn.Module):
         del train
         x = x.reshape(x.shape[0], -1)
         return nn.relu(nn.Dense(self.width, dtype=self.dtype, name="dense")(x))
-
-
-class LinearHead(nn.Module):
-    """Flatten and map to logits, which are float32 whatever the computation's type."""
-
-    classes: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x: [batch, ...] to f32[batch, classes]."""
-        del train
-        x = x.reshape(x.shape[0], -1)
-        return nn.Dense(self.classes, dtype=self.dtype, name="dense")(x).astype(jnp.float32)

@@ -48,12 +48,13 @@ class NetworkSpec:
                 object.__setattr__(self, field.name, tuple(value))
         if self.dtype not in DTYPES:
             raise SpecError(f"dtype '{self.dtype}' is unknown; expected one of {', '.join(DTYPES)}")
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+        shape = self.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 3 or not all(map(_is_positive, shape)):
             raise SpecError(
                 f"input_shape {self.input_shape} is no image; expected (height, width, channels)"
             )
-        if self.classes < 1:
-            raise SpecError(f"classes is {self.classes}; expected at least 1")
+        if not _is_positive(self.classes):
+            raise SpecError(f"classes is {self.classes!r}; expected a whole number, at least 1")
 
     def build(self, axis_name: str | None = None) -> BlockNetwork:
         """The network as Linen modules.
@@ -81,12 +82,16 @@ class NetworkSpec:
     def from_dict(data: dict[str, Any]) -> "NetworkSpec":
         """The spec that `to_dict` wrote; raises SpecError on an unknown or missing key."""
         family = data.get("family")
-        if family not in NetworkSpec.families:
+        if not isinstance(family, str) or family not in NetworkSpec.families:
             raise SpecError(
                 f"family '{family}' is unknown; expected one of {', '.join(NetworkSpec.families)}"
             )
         cls = NetworkSpec.families[family]
         return strict_dataclass(cls, {k: v for k, v in data.items() if k != "family"})
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 T = typing.TypeVar("T")

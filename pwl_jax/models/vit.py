@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pwl_jax.models.block_network import BlockNetwork
-from pwl_jax.models.lenet5 import LinearHead
+from pwl_jax.models.heads import LinearHead
 from pwl_jax.models.sizes import check_positive
 from pwl_jax.models.spec import NetworkSpec, SpecError
 

@@ -1,7 +1,7 @@
 """Prometheus metrics of one served model."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -44,7 +44,7 @@ class Metrics:
         }
         for name, (text, field) in readings.items():
             gauge = Gauge(name, text, registry=self._registry)
-            gauge.set_function(lambda field=field: float(getattr(model.progress, field)))
+            gauge.set_function(self._reading(field))
 
     def count_request(self, path: str, status: int) -> None:
         """Counts one finished request."""
@@ -64,6 +64,9 @@ class Metrics:
         finally:
             self._in_flight.dec()
             self._latency.observe(time.perf_counter() - began)
+
+    def _reading(self, field: str) -> Callable[[], float]:
+        return lambda: float(getattr(self._model.progress, field))
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text format."""

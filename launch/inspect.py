@@ -1,0 +1,63 @@
+"""Shows what a bundle holds: its networks, its ladder, and what each rung costs and is worth.
+
+  python -m launch.inspect --bundle=B
+  python -m launch.inspect --bundle=https://host/bundle --verify
+
+With --verify every file is read, checked against its hash and decoded, and every exact tensor is
+checked against the hash of the original; the first difference ends in an error that names the file.
+"""
+
+from absl import flags
+
+from launch import cli
+from pwl_jax.bundle import BundleReader, Manifest
+
+_BUNDLE = flags.DEFINE_string(
+    "bundle", None, "Folder or address of the bundle.", required=True
+)
+_VERIFY = flags.DEFINE_bool("verify", False, "Read and check everything.")
+_CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    reader = BundleReader.open(_BUNDLE.value, cache_dir=_CACHE_DIR.value)
+    print("\n".join(description(reader.manifest)))
+    if _VERIFY.value:
+        print(reader.verify())
+
+
+def description(manifest: Manifest) -> list[str]:
+    """The bundle in lines for people."""
+    programs = {entry.format: 0 for entries in manifest.programs.values() for entry in entries}
+    for entries in manifest.programs.values():
+        for entry in entries:
+            programs[entry.format] += entry.bytes
+    shard_bytes = {shard.file: shard.bytes for shard in manifest.shards.values()}
+    lines = [
+        f"pair        {manifest.pair.get('name', 'unnamed') if manifest.pair else 'none'}",
+        f"blocks      {manifest.blocks}",
+        f"input       {'x'.join(map(str, manifest.preprocessing.get('input_shape', ())))}",
+        f"classes     {len(manifest.classes)}",
+        f"tensors     {len(manifest.tensors)} in {len(shard_bytes)} shards, "
+        f"{sum(shard_bytes.values()):,} bytes",
+    ]
+    lines += [f"programs    {name}, {size:,} bytes" for name, size in programs.items()]
+    return [*lines, "", *ladder_table(manifest)]
+
+
+def ladder_table(manifest: Manifest) -> list[str]:
+    """The ladder, one rung a line."""
+    if not manifest.ladder:
+        return ["no ladder: this bundle only holds tensors"]
+    width = max(len(rung.name) for rung in manifest.ladder)
+    lines = [f"{'rung':{width}}   top-1 %   new bytes   bytes so far"]
+    for rung in manifest.ladder:
+        top1 = "-" if rung.top1 is None else f"{100 * rung.top1:.2f}"
+        costs = f"{rung.shard_bytes:>9,}   {rung.cumulative_bytes:>12,}"
+        lines.append(f"{rung.name:{width}}   {top1:>7}   {costs}")
+    return lines
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,75 @@
+"""Every loss against numbers worked out by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pwl_jax.training import losses
+
+
+def test_cross_entropy_by_hand():
+    # softmax of (0, ln 3) is (1/4, 3/4); of (0, 0) it is (1/2, 1/2).
+    logits = jnp.array([[0.0, math.log(3)], [0.0, 0.0]])
+    expected = (math.log(4 / 3) + math.log(2)) / 2
+    assert float(losses.cross_entropy(logits, jnp.array([1, 0]))) == pytest.approx(expected)
+
+
+def test_soft_cross_entropy_by_hand():
+    # At T = 2, logits (0, 2 ln 3) soften to (1/4, 3/4) and (0, 0) to (1/2, 1/2).
+    teacher = jnp.array([[0.0, 2 * math.log(3)]])
+    student = jnp.array([[0.0, 0.0]])
+    divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    got = float(losses.soft_cross_entropy(teacher, student, 2.0))
+    assert got == pytest.approx(4 * divergence, rel=1e-6)
+    assert float(losses.soft_cross_entropy(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-7)
+
+
+def test_distillation_weighs_hard_and_soft():
+    teacher = jnp.array([[0.0, 2 * math.log(3)]])
+    student = jnp.array([[0.0, 0.0]])
+    divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    got = float(losses.distillation(teacher, student, jnp.array([1]), 2.0, 0.4))
+    assert got == pytest.approx(0.4 * math.log(2) + 0.6 * 4 * divergence, rel=1e-6)
+
+
+def test_feature_distance_by_hand():
+    # Rows (1, 0) and (0, 1) are orthogonal; (3, 4) and (6, 8) point the same way.
+    a = jnp.array([[1.0, 0.0], [3.0, 4.0]])
+    b = jnp.array([[0.0, 1.0], [6.0, 8.0]])
+    mse = (1 + 1 + 9 + 16) / 4
+    assert float(losses.feature_distance(a, b)) == pytest.approx(mse + (1 + 0) / 2, rel=1e-6)
+
+
+def test_feature_distance_flattens_each_example():
+    a = jnp.arange(12.0).reshape(2, 2, 3) + 1
+    b = a[:, ::-1]
+    flat = losses.feature_distance(a.reshape(2, 6), b.reshape(2, 6))
+    assert float(losses.feature_distance(a, b)) == float(flat)
+
+
+def test_feature_distance_of_dead_features_has_finite_gradient():
+    zero = jnp.zeros((2, 3))
+    gradient = jax.grad(lambda x: losses.feature_distance(x, zero))(zero)
+    assert np.isfinite(gradient).all()
+
+
+def test_synchronisation_and_reconstruction_by_hand():
+    # Student width 1, teacher width 2; E sums the channels, D repeats the one channel.
+    def encoder(x):
+        return x.sum(-1, keepdims=True)
+
+    def decoder(x):
+        return jnp.concatenate([x, x], axis=-1)
+
+    student, teacher = jnp.array([[1.0]]), jnp.array([[2.0, 0.0]])
+    encoded = encoder(teacher)
+    # d(1, 2) = 1 + 0; d((2, 0), (1, 1)) = (1 + 1) / 2 + 1 - 1/sqrt(2)
+    slant = 1 - 1 / math.sqrt(2)
+    sync = losses.synchronisation(student, teacher, encoded, decoder)
+    assert float(sync) == pytest.approx(1 + 1 + slant, rel=1e-6)
+    # d((2, 0), (2, 2)) = 4 / 2 + 1 - 1/sqrt(2); d(1, 2) = 1
+    recon = losses.reconstruction(student, teacher, encoded, encoder, decoder)
+    assert float(recon) == pytest.approx(2 + slant + 1, rel=1e-6)

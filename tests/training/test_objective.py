@@ -1,0 +1,232 @@
+"""The objective against evaluations of each composition apart."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pwl_jax.errors import UserError
+from pwl_jax.hybrid import HybridNetwork, masks
+from pwl_jax.ladder import Composition, Unit
+from pwl_jax.models.initialisation import initial_variables
+from pwl_jax.training import losses
+from pwl_jax.training.objective import (
+    Objective,
+    distillation_loss,
+    draw_sources,
+    prefix_masks,
+    trained_streams,
+)
+from tests.tiny_pairs import tiny_pair
+
+TEMPERATURE, ALPHA = 2.0, 0.4
+
+
+@functools.cache
+def setting(statistics="per_stream"):
+    spec = tiny_pair("resnet", statistics=statistics)
+    hybrid = HybridNetwork.from_pair(spec)
+    variables = initial_variables(hybrid.init, jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (6, *spec.teacher.input_shape))
+    return hybrid, variables, images, jnp.array([0, 1, 2, 3, 4, 5])
+
+
+def terms_of(objective, statistics="per_stream", only=None, seed=2):
+    hybrid, variables, images, labels = setting(statistics)
+    if only is None:
+        stacked = prefix_masks(hybrid, variables)
+    else:
+        chosen = [hybrid.mask_of(variables, Composition.parse(c)) for c in only]
+        stacked = masks.stack_masks(chosen)
+    loss = jax.jit(functools.partial(distillation_loss, hybrid, objective))
+    total, outputs = loss(variables, images, labels, stacked, jax.random.key(seed))
+    np.testing.assert_allclose(total, sum(outputs.terms.values()), rtol=1e-6)
+    return {name: float(v) for name, v in outputs.terms.items()}, outputs.batch_stats
+
+
+@functools.cache
+def separate(statistics="per_stream"):
+    """Logits of every composition, own features and moments, each by itself in train mode."""
+    hybrid, variables, images, labels = setting(statistics)
+    apply = jax.jit(functools.partial(hybrid.apply, train=True))
+    outputs = {}
+    for composition in Composition.all(hybrid.num_blocks):
+        mask = jax.tree.map(jnp.asarray, hybrid.mask_of(variables, composition))
+        outputs[str(composition)] = apply(variables, images, mask)
+    own = variables["student"]["batch_stats"]["own"]
+    student = {"params": variables["student"]["params"], "batch_stats": own}
+    features = hybrid.student.apply(student, images, train=True).features
+    teacher = hybrid.teacher.apply(variables["teacher"], images)
+    return outputs, features, teacher
+
+
+def distilled(name):
+    outputs, _, teacher = separate()
+    labels = setting()[3]
+    return float(
+        losses.distillation(teacher.logits, outputs[name].logits, labels, TEMPERATURE, ALPHA)
+    )
+
+
+def own_feature_terms():
+    hybrid, variables, _, _ = setting()
+    _, features, teacher = separate()
+    sync = recon = 0.0
+    for k in range(hybrid.num_blocks - 1):
+
+        def convert(kind, x, k=k):
+            unit = Unit(kind, k)
+            return hybrid.run(unit, hybrid.unit_variables(variables, unit), x)
+
+        f_s, f_t = features[f"block{k}"], teacher.features[f"block{k}"]
+        d = losses.feature_distance
+        sync += d(f_s, convert("encoder", f_t)) + d(f_t, convert("decoder", f_s))
+        recon += d(f_t, convert("decoder", convert("encoder", f_t)))
+        recon += d(f_s, convert("encoder", convert("decoder", f_s)))
+    return float(sync) / (hybrid.num_blocks - 1), float(recon) / (hybrid.num_blocks - 1)
+
+
+def test_baseline_all_is_reproduced_from_separate_evaluations():
+    terms, _ = terms_of(Objective(align_streams=False))
+    outputs, _, teacher = separate()
+    labels = setting()[3]
+    student = outputs["SSS"].logits
+    sync, recon = own_feature_terms()
+    expected = {
+        "hard": ALPHA * float(losses.cross_entropy(student, labels)),
+        "soft": (1 - ALPHA)
+        * float(losses.soft_cross_entropy(teacher.logits, student, TEMPERATURE)),
+        "sync": sync,
+        "recon": recon,
+        "cross": 2 * (distilled("TSS") + distilled("TTS")) / 2,
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert terms[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_baseline_random_is_the_composition_it_drew():
+    objective = Objective(cross="random", align_streams=False)
+    outputs, _, teacher = separate()
+    sync, recon = own_feature_terms()
+    for seed in (2, 3, 4):
+        terms, _ = terms_of(objective, seed=seed)
+        (key,) = jax.random.split(jax.random.key(seed), 1)
+        sources = draw_sources(key, 3)
+        name = "".join("T" if source else "S" for source in sources)
+        soft = losses.soft_cross_entropy(teacher.logits, outputs[name].logits, TEMPERATURE)
+        assert terms["cross"] == pytest.approx(2 * float(soft), rel=1e-4)
+        assert terms["sync"] == pytest.approx(sync, rel=1e-5)
+        assert terms["recon"] == pytest.approx(recon, rel=1e-5)
+        assert terms.keys() == {"hard", "soft", "sync", "recon", "cross"}
+
+
+def test_every_stream_is_aligned_with_the_teacher():
+    hybrid, variables, images, _ = setting()
+    terms, _ = terms_of(Objective())
+    _, _, teacher = separate()
+    # Three blocks: the one stream that crosses a later inner boundary enters behind block 0.
+    encoder, decoder = Unit("encoder", 0), Unit("decoder", 1)
+    entered = hybrid.run(
+        encoder, hybrid.unit_variables(variables, encoder), teacher.features["block0"]
+    )
+    block = hybrid.unit_variables(variables, Unit("student", 1), 0)
+    x, _ = hybrid.student.apply_block(1, block, entered, train=True)
+    f_t = teacher.features["block1"]
+    encode = Unit("encoder", 1)
+    encoded = hybrid.run(encode, hybrid.unit_variables(variables, encode), f_t)
+    expected = losses.synchronisation(
+        x,
+        f_t,
+        encoded,
+        lambda y: hybrid.run(decoder, hybrid.unit_variables(variables, decoder), y),
+    )
+    assert terms["align"] == pytest.approx(float(expected), rel=1e-5)
+    assert "align" not in terms_of(Objective(align_streams=False))[0]
+
+
+def test_masks_choose_the_prefixes_that_are_trained_without_a_recompile():
+    hybrid, variables, images, labels = setting()
+    traces = []
+
+    @jax.jit
+    def loss(stacked):
+        traces.append(1)
+        objective = Objective(align_streams=False)
+        rng = jax.random.key(0)
+        return distillation_loss(hybrid, objective, variables, images, labels, stacked, rng)[1]
+
+    for chosen, expected in (
+        (("SSS", "TSS", "TTS"), (distilled("TSS") + distilled("TTS"))),
+        (("SSS", "TSS", "TSS"), 2 * distilled("TSS")),
+        (("SSS", "TTS", "SST"), 2 * distilled("TTS")),
+        (("SSS", "SSS", "SSS"), 0.0),
+    ):
+        stacked = masks.stack_masks(
+            [hybrid.mask_of(variables, Composition.parse(c)) for c in chosen]
+        )
+        terms = loss(stacked).terms
+        assert float(terms["cross"]) == pytest.approx(expected, rel=1e-5), chosen
+        assert float(terms["hard"]) > 0
+    without_student = [hybrid.mask_of(variables, Composition.parse("TSS"))] * 3
+    assert float(loss(masks.stack_masks(without_student)).terms["hard"]) == 0
+    assert len(traces) == 1
+
+
+def test_trained_streams_of_stacked_masks():
+    hybrid, variables, _, _ = setting()
+    np.testing.assert_array_equal(trained_streams(prefix_masks(hybrid, variables)), [1, 1, 1])
+
+
+def test_mixed_compositions_add_their_logit_losses():
+    terms, _ = terms_of(Objective(mixed_compositions=2))
+    names = [
+        "".join("T" if source else "S" for source in draw_sources(key, 3))
+        for key in jax.random.split(jax.random.key(2), 2)
+    ]
+    assert terms["mixed"] == pytest.approx(sum(map(distilled, names)), rel=1e-4)
+
+
+def test_statistics_are_kept_per_stream_or_shared_in_the_baselines_order():
+    outputs, _, _ = separate()
+    _, per_stream = terms_of(Objective())
+    _, shared = terms_of(Objective(), "shared")
+    own = outputs["SSS"].moments["block2"]
+    entries = [outputs[name].moments["block2"] for name in ("TSS", "TTS")]
+
+    def blend(running, new):
+        return jax.tree.map(lambda r, n: 0.9 * r + 0.1 * n, running, new)
+
+    start = setting()[1]["student"]["batch_stats"]["own"]["block2"]
+    for name, moments in (("own", own), ("entry0", entries[0]), ("entry1", entries[1])):
+        chex_close(per_stream[name]["block2"], blend(start, moments))
+    assert list(shared) == ["own"]
+    chex_close(shared["own"]["block2"], functools.reduce(blend, [own, *entries], start))
+
+
+def chex_close(got, expected):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_drawn_compositions_are_never_pure_and_follow_the_baselines_rule():
+    drawn = np.asarray(jax.vmap(lambda k: draw_sources(k, 4))(jax.random.split(jax.random.key(0), 4000)))
+    counts = drawn.sum(1)
+    assert counts.min() >= 1 and counts.max() <= 3
+    switches = (drawn[:, 1:] != drawn[:, :-1]).sum(1)
+    # Half have one switch by rule; of the free half, 6 of 16 patterns do and 2 of 16 are mended
+    # by one flip, which gives one switch for 2 of 4 positions: 1/2 + (6 + 1) / 32 = 0.719.
+    # Four standard errors of 4000 draws are 0.028.
+    assert abs((switches == 1).mean() - 0.719) < 0.03
+    assert abs(drawn.mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize(
+    "fields", [{"cross": "some"}, {"temperature": 0.0}, {"alpha": 1.5}, {"mixed_compositions": -1}]
+)
+def test_impossible_objectives_are_refused(fields):
+    (name,) = fields
+    with pytest.raises(UserError, match=name):
+        Objective(**fields)
