@@ -10,11 +10,11 @@ checked against the hash of the original; the first difference ends in an error 
 from absl import flags
 
 from launch import cli
-from pwl_jax.bundle import BundleReader, Manifest
+from pwl_jax.bundle import BundleReader
+from pwl_jax.errors import UserError
+from pwl_jax.ladder import Ladder
 
-_BUNDLE = flags.DEFINE_string(
-    "bundle", None, "Folder or address of the bundle.", required=True
-)
+_BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle.", required=True)
 _VERIFY = flags.DEFINE_bool("verify", False, "Read and check everything.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
 
@@ -22,17 +22,21 @@ _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an
 def main() -> None:
     """Runs the command from its flags."""
     reader = BundleReader.open(_BUNDLE.value, cache_dir=_CACHE_DIR.value)
-    print("\n".join(description(reader.manifest)))
+    print("\n".join(description(reader)))
     if _VERIFY.value:
-        print(reader.verify())
+        report = reader.verify()
+        if not report.ok:
+            raise UserError(f"{len(report.problems)} problems: {'; '.join(report.problems)}")
+        print(f"\nverified {report.files} files, {report.bytes:,} bytes; ", end="")
+        print(f"{report.tensors} tensors equal their originals to the bit")
 
 
-def description(manifest: Manifest) -> list[str]:
+def description(reader: BundleReader) -> list[str]:
     """The bundle in lines for people."""
-    programs = {entry.format: 0 for entries in manifest.programs.values() for entry in entries}
-    for entries in manifest.programs.values():
-        for entry in entries:
-            programs[entry.format] += entry.bytes
+    manifest = reader.manifest
+    programs: dict[str, dict[str, int]] = {}
+    for entry in (entry for entries in manifest.programs.values() for entry in entries):
+        programs.setdefault(entry.format, {})[entry.file] = entry.bytes
     shard_bytes = {shard.file: shard.bytes for shard in manifest.shards.values()}
     lines = [
         f"pair        {manifest.pair.get('name', 'unnamed') if manifest.pair else 'none'}",
@@ -42,17 +46,19 @@ def description(manifest: Manifest) -> list[str]:
         f"tensors     {len(manifest.tensors)} in {len(shard_bytes)} shards, "
         f"{sum(shard_bytes.values()):,} bytes",
     ]
-    lines += [f"programs    {name}, {size:,} bytes" for name, size in programs.items()]
-    return [*lines, "", *ladder_table(manifest)]
+    lines += [
+        f"programs    {name}, {sum(files.values()):,} bytes" for name, files in programs.items()
+    ]
+    return [*lines, "", *ladder_table(reader.ladder)]
 
 
-def ladder_table(manifest: Manifest) -> list[str]:
+def ladder_table(ladder: Ladder) -> list[str]:
     """The ladder, one rung a line."""
-    if not manifest.ladder:
+    if not ladder.rungs:
         return ["no ladder: this bundle only holds tensors"]
-    width = max(len(rung.name) for rung in manifest.ladder)
+    width = max(len(rung.name) for rung in ladder.rungs)
     lines = [f"{'rung':{width}}   top-1 %   new bytes   bytes so far"]
-    for rung in manifest.ladder:
+    for rung in ladder.rungs:
         top1 = "-" if rung.top1 is None else f"{100 * rung.top1:.2f}"
         costs = f"{rung.shard_bytes:>9,}   {rung.cumulative_bytes:>12,}"
         lines.append(f"{rung.name:{width}}   {top1:>7}   {costs}")

@@ -8,21 +8,18 @@ With --stage=4 the tensors are written as a receiver of the 4-bit codes sees the
 the original can vouch for; what is only stored exactly stays exact.
 """
 
-import safetensors
+import numpy as np
 from absl import flags
 
 from launch import cli, files
 from pwl_jax.bundle import BundleReader
+from pwl_jax.bundle.shard_file import write_safetensors
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Unit, parse_bits
-from pwl_jax.precision import patterns_of
+from pwl_jax.precision import dtype_name
 
-_BUNDLE = flags.DEFINE_string(
-    "bundle", None, "Folder or address of the bundle.", required=True
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "The safetensors file to write.", required=True
-)
+_BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
 _STAGE = flags.DEFINE_string("stage", EXACT, "Precision to restore: 2 to 8 bits, or exact.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
 
@@ -31,20 +28,16 @@ def main() -> None:
     """Runs the command from its flags."""
     stage = parse_bits(_STAGE.value)
     reader = BundleReader.open(_BUNDLE.value, cache_dir=_CACHE_DIR.value)
-    tensors, restored = {}, 0
+    tensors: dict[str, np.ndarray] = {}
     for unit, here in stages_at(reader, stage).items():
-        for name, array in reader.tensors(unit, here).items():
-            patterns = patterns_of(array)
-            restored += patterns.nbytes
-            tensors[name] = {
-                "dtype": reader.manifest.tensors[name].dtype,
-                "shape": list(array.shape),
-                "data": patterns.tobytes(),
-            }
-    metadata = {"format": "pwl-restore", "stage": str(stage)}
-    files.write_bytes(_OUTPUT.value, safetensors.serialize(tensors, metadata))
+        tensors |= reader.tensors(unit, here)
+    for name, array in tensors.items():
+        if dtype_name(array) != reader.manifest.tensors[name].dtype:
+            raise UserError(f"tensor '{name}' is bfloat16, which needs the package ml_dtypes")
+    files.write_bytes(_OUTPUT.value, write_safetensors(tensors))
+    size = sum(array.nbytes for array in tensors.values())
     proof = "each equal to the original by its hash" if stage == EXACT else f"at {stage} bits"
-    print(f"{len(tensors)} tensors, {restored} bytes, {proof}: {_OUTPUT.value}")
+    print(f"{len(tensors)} tensors, {size:,} bytes, {proof}: {_OUTPUT.value}")
 
 
 def stages_at(reader: BundleReader, stage: Bits) -> dict[Unit, Bits]:
@@ -53,10 +46,7 @@ def stages_at(reader: BundleReader, stage: Bits) -> dict[Unit, Bits]:
     Raises:
       UserError: no unit, or only some of those with several precisions, have `stage`.
     """
-    held = {
-        Unit.parse(unit): [parse_bits(str(bits)) for bits in stages]
-        for unit, stages in reader.manifest.stages.items()
-    }
+    held = {Unit.parse(unit): list(stages) for unit, stages in reader.manifest.stages.items()}
     chosen: dict[Unit, Bits] = {}
     for unit, stages in held.items():
         chosen[unit] = stage if stages != [EXACT] else EXACT

@@ -166,9 +166,10 @@ class HybridNetwork:
     ) -> HybridOutputs:
         """The composition that `mask` names; the mask may be traced, so one compile serves all.
 
-        Each block is a conditional on the mask: only the chosen network's block runs. Leaves
-        outside the mask are never read and get zero gradients. Teacher variables are constants,
-        activations that pass through teacher blocks carry gradients.
+        Each block is a conditional on the mask: only the chosen network's block runs (in training
+        both do, and one is chosen). Leaves outside the mask are never read and get zero
+        gradients. Teacher variables are constants, activations that pass through teacher blocks
+        carry gradients.
 
         Args:
           variables: the whole tree.
@@ -224,7 +225,15 @@ class HybridNetwork:
             z = y if last else self.run(decoder, self.unit_variables(read, decoder), y)
             return (z, y), moments
 
-        return jax.lax.cond(sources[index], from_teacher, from_student, *features)
+        if not train:
+            return jax.lax.cond(sources[index], from_teacher, from_student, *features)
+        # Synchronised BatchNorm communicates, and XLA's CPU runtime crashes on collectives that
+        # two conditionals hold (BUILD_NOTES): in training both run, and one is chosen.
+        return jax.tree.map(
+            lambda t, s: jnp.where(sources[index], t, s),
+            from_teacher(*features),
+            from_student(*features),
+        )
 
     def _selected_statistics(self, index: int, read: Variables, mask: Variables) -> Variables:
         """The student block's variables with the statistics of the stream that the mask reads."""

@@ -78,7 +78,7 @@ def array_of(patterns: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarr
 
 def tensor_sha256(array: np.ndarray) -> str:
     """SHA-256 of the elements, little-endian, in C order."""
-    return hashlib.sha256(patterns_of(array)).hexdigest()
+    return hashlib.sha256(patterns_of(array).data).hexdigest()
 
 
 def cast_patterns(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -66,14 +66,14 @@ def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> np.ndarray:
         return (packed ^ np.uint8(128)).view(np.int8)
     if bits in (2, 4):
         per_byte = 8 // bits
-        codes = np.empty((packed.size, per_byte), np.int8)
+        places = np.empty((packed.size, per_byte), np.int8)
         for place in range(per_byte):
             # Up to the byte's top, then down again with the sign.
             shifted = packed << np.uint8(8 - bits * (place + 1)) if place < per_byte - 1 else packed
             np.right_shift(
-                (shifted ^ np.uint8(128)).view(np.int8), 8 - bits, out=codes[:, place]
+                (shifted ^ np.uint8(128)).view(np.int8), 8 - bits, out=places[:, place]
             )
-        return codes.reshape(-1)[:count]
+        return places.reshape(-1)[:count]
     codes = np.empty(count, np.int8)
     step = _SLICE * bits // 8
     for start, first in zip(

@@ -88,7 +88,7 @@ def check_header(header: Any) -> None:
         raise PrecisionError(f"a payload's header is a {type(header).__name__}, not an object")
     kind = header.get("kind")
     if kind not in KINDS:
-        raise PrecisionError(f"unknown kind {kind!r} of payload; expected one of {', '.join(KINDS)}")
+        raise PrecisionError(f"unknown kind {kind!r} of payload; expected {', '.join(KINDS)}")
     fields = {"kind", "dtype", "shape", "parts"}
     fields |= {"bits"} if kind in ("codes", "finer") else set()
     fields |= {"axis"} if kind == "codes" else set()

@@ -1,18 +1,14 @@
 """Turns the shards of a bundle into loaded blocks, and a rung into the steps that compute it."""
 
-import math
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from pwl_jax.bundle import BundleReader, Manifest, Preprocessing
-
+from pwl_jax.bundle import BundleReader, Preprocessing, ProgramEntry
 from pwl_jax.ladder import Bits, CompositionError, Rung, Unit
+from pwl_jax.precision import byte_count
 from pwl_jax.runtime.executor import OWN_STREAM, Block, Executor, ExecutorError, Program, Step
 from pwl_jax.runtime.policy import BlockKey
-
-_ITEM_BYTES = {"bfloat16": 2}
 
 
 class BlockSource:
@@ -66,13 +62,13 @@ class BlockSource:
                 self.block_bytes[unit, stage] = 0
                 continue
             stages = self._manifest.stages.get(str(unit), ())
-            if str(stage) not in [str(held) for held in stages]:
-                held = ", ".join(str(held) for held in stages) or "nothing"
+            if stage not in stages:
+                held = ", ".join(map(str, stages)) or "nothing"
                 raise CompositionError(
                     f"rung {rung.name} needs {unit} at {stage}; this bundle holds {held} of it"
                 )
             self.block_bytes[unit, stage] = self._weight_bytes(unit)
-            self._count_files(unit, [str(held) for held in stages], str(stage))
+            self._count_files(unit, stages[: stages.index(stage) + 1])
 
     def load(self, unit: Unit, stage: Bits) -> Block:
         """One unit's verified tensors at a precision, where the executor computes."""
@@ -102,9 +98,8 @@ class BlockSource:
         """A converter between equal widths has neither tensors nor, it may be, a program."""
         return unit.kind in ("encoder", "decoder") and not self._manifest.programs.get(str(unit))
 
-    def _entry(self, unit: Unit):
-        entries = self._manifest.programs.get(str(unit), ())
-        for entry in entries:
+    def _entry(self, unit: Unit) -> ProgramEntry:
+        for entry in self._manifest.programs.get(str(unit), ()):
             if entry.format == self.executor.program_format:
                 return entry
         raise ExecutorError(
@@ -114,28 +109,13 @@ class BlockSource:
 
     def _weight_bytes(self, unit: Unit) -> int:
         names = {name for bound in self._entry(unit).bindings.values() for name in bound}
-        tensors = self._manifest.tensors
-        return sum(
-            math.prod(tensors[name].shape) * item_bytes(tensors[name].dtype) for name in names
-        )
+        tensors = [self._manifest.tensors[name] for name in names]
+        return sum(byte_count(tensor.dtype, tensor.shape) for tensor in tensors)
 
-    def _count_files(self, unit: Unit, stages: Sequence[str], last: str) -> None:
-        """Adds to `bytes_total` what is fetched to hold `unit` at stage `last`, each file once."""
-        files = [(entry.file, entry.bytes) for entry in (self._entry(unit),)]
-        for stage in stages[: stages.index(last) + 1]:
-            shard = self._manifest.shards[f"{unit}@{stage}"]
-            files.append((shard.file, shard.bytes))
-        for file, size in files:
-            if file not in self._counted:
-                self._counted.add(file)
-                self.bytes_total += size
-
-
-def item_bytes(dtype: str) -> int:
-    """Bytes of one element; NumPy alone does not know bfloat16."""
-    return _ITEM_BYTES.get(dtype) or np.dtype(dtype).itemsize
-
-
-def ladder_rungs(manifest: Manifest) -> tuple[Rung, ...]:
-    """The rungs of a bundle's ladder, in the order of climbing."""
-    return tuple(Rung.parse(entry.name) for entry in manifest.ladder)
+    def _count_files(self, unit: Unit, stages: Sequence[Bits]) -> None:
+        """Adds to `bytes_total` what is fetched to hold `unit` at these stages, each file once."""
+        shards = [self._manifest.shards[f"{unit}@{stage}"] for stage in stages]
+        for entry in (self._entry(unit), *shards):
+            if entry.file not in self._counted:
+                self._counted.add(entry.file)
+                self.bytes_total += entry.bytes

@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from pwl_jax.bundle import BundleReader
 
+from pwl_jax.bundle import BundleReader, Manifest
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Rung, parse_rung
+from pwl_jax.ladder import Ladder, Rung, parse_rung
 from pwl_jax.runtime.answers import Event, Prediction, Progress
 from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
-from pwl_jax.runtime.block_source import BlockSource, ladder_rungs
+from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.climber import Backoff, Climber
 from pwl_jax.runtime.executor import Executor, create_executor
 from pwl_jax.runtime.policy import AsExported, Policy
@@ -207,9 +207,14 @@ class LiveModel:
         return self._source.executor
 
     @property
-    def manifest(self) -> Any:
+    def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self._reader.manifest
+
+    @property
+    def ladder(self) -> Ladder:
+        """The bundle's ladder, with the bytes fetched and the accuracy measured at each rung."""
+        return self._reader.ladder
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -300,7 +305,7 @@ class LiveModel:
         self.close()
 
     def _plan(self, rung: str | None, climb: bool) -> tuple[Rung, ...]:
-        ladder = ladder_rungs(self._reader.manifest)
+        ladder = tuple(entry.rung for entry in self._reader.manifest.ladder)
         if rung is None:
             if not ladder:
                 raise LiveModelError("this bundle has no ladder; name a rung such as TTSS@exact")

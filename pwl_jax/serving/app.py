@@ -207,7 +207,7 @@ def status_document(model: LiveModel, name: str) -> dict[str, Any]:
             since.setdefault(event.rung, event.seconds)
     ladder = [
         {"name": rung.name, "top1": rung.top1, "cumulative_bytes": rung.cumulative_bytes}
-        for rung in model.manifest.ladder
+        for rung in model.ladder.rungs
     ]
     return {
         "model": name,

@@ -1,0 +1,333 @@
+"""Damaged and hostile bundles: refused with an error that names the file, or decoded exactly."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import struct
+
+import pytest
+
+from pwl_jax.bundle import BundleError, BundleReader, Manifest, reader
+from pwl_jax.bundle.shard_file import MAGIC, read_p2u, read_safetensors
+from pwl_jax.ladder import Unit
+from pwl_jax.precision import canonical_json
+from tests.bundle.conftest import unit_tensors
+
+TEACHER = Unit("teacher", 0)
+
+
+@pytest.fixture
+def folder(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+def document(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def save(folder, manifest):
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def shard_path(folder, shard="teacher/0@4"):
+    return folder / document(folder)["shards"][shard]["file"]
+
+
+def replace_shard(folder, shard, data):
+    """Puts other bytes in a shard's place with all hashes made to fit: a hostile author's bundle."""
+    manifest = document(folder)
+    entry = manifest["shards"][shard]
+    sha256 = hashlib.sha256(data).hexdigest()
+    entry |= {
+        "file": f"shards/{sha256}.{entry['file'].rpartition('.')[2]}",
+        "sha256": sha256,
+        "bytes": len(data),
+    }
+    (folder / entry["file"]).write_bytes(data)
+    save(folder, manifest)
+    return entry["file"]
+
+
+def split_p2u(data):
+    (length,) = struct.unpack_from("<Q", data, 8)
+    return json.loads(data[16 : 16 + length]), data[16 + length :]
+
+
+def join_p2u(header, data):
+    encoded = canonical_json(header)
+    return MAGIC + struct.pack("<Q", len(encoded)) + encoded + data
+
+
+def flip(data):
+    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+
+@pytest.mark.parametrize("shard", ["teacher/0@4", "teacher/0@exact", "encoder/0@exact"])
+@pytest.mark.parametrize(
+    "damage", [flip, lambda data: data[:-1], lambda data: data + b"x", lambda data: b""]
+)
+def test_a_damaged_file_is_named(folder, shard, damage):
+    path = shard_path(folder, shard)
+    path.write_bytes(damage(path.read_bytes()))
+    unit, _, stage = shard.partition("@")
+    opened = BundleReader.open(folder)
+    with pytest.raises(BundleError, match=path.name):
+        opened.tensors(Unit.parse(unit), int(stage) if stage.isdigit() else "exact")
+    report = opened.verify()
+    assert not report.ok and all(path.name in problem for problem in report.problems)
+
+
+def test_a_missing_file_and_a_pipe_are_named(folder):
+    path = shard_path(folder)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{path.name} is missing"):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+    os.mkfifo(path)
+    with pytest.raises(BundleError, match=f"{path.name} is missing"):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match="no folder"):
+        BundleReader.open(tmp_path / "nothing")
+    with pytest.raises(BundleError, match="manifest.json is missing"):
+        BundleReader.open(tmp_path)
+
+
+def set_in(*path, value):
+    def change(manifest):
+        here = manifest
+        for key in path[:-1]:
+            here = here[key]
+        here[path[-1]] = value
+
+    return change
+
+
+BASE = ("shards", "teacher/0@4")
+KERNEL = ("tensors", "teacher/params/block0/kernel")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_in("format", value="zip"), "no manifest of a bundle"),
+        (set_in("version", value=2), "version 2; this reader knows 1"),
+        (set_in("version", value=True), "version True"),
+        (set_in("extra", value=1), "unknown field 'extra'"),
+        (lambda m: m.pop("classes"), "lacks 'classes'"),
+        (set_in("classes", value="ant"), "classes is 'ant', expected a list"),
+        (set_in("blocks", value=0), "blocks is 0"),
+        (set_in("blocks", value=1), "network of 1 blocks"),
+        (set_in("blocks", value=2.0), "blocks is 2.0"),
+        (set_in(*BASE, "bytes", value=-1), "bytes is -1"),
+        (set_in(*BASE, "bytes", value=1 << 70), "whole number"),
+        (set_in(*BASE, "file", value="../../etc/passwd"), "no name of a file"),
+        (set_in(*BASE, "file", value="/etc/passwd"), "no name of a file"),
+        (set_in(*BASE, "file", value=f"shards/../shards/{'0' * 64}.p2u"), "no name of a file"),
+        (set_in(*BASE, "file", value=f"shards/{'0' * 64}.p2u"), "not named after its sha256"),
+        (set_in(*BASE, "file", value=f"shards/{'0' * 64}.pkl"), "no name of a file"),
+        (set_in(*BASE, "sha256", value="0" * 64), "not named after its sha256"),
+        (set_in(*BASE, "stage", value="9"), "no precision"),
+        (set_in(*BASE, "unit", value="teacher/1"), "no shard 'teacher/0@4' of that unit"),
+        (set_in(*BASE, "tensors", value=["a", "a"]), "lists a tensor twice"),
+        (set_in(*BASE, "tensors", value=[]), "no base"),
+        (set_in("stages", "teacher/0", value=["exact"]), "listed under only one|no base"),
+        (set_in("stages", "teacher/0", value=["exact", "4"]), "stages"),
+        (set_in("stages", "teacher/9", value=["exact"]), "network of 2 blocks"),
+        (set_in(*KERNEL, "dtype", value="object"), "unknown type 'object'"),
+        (set_in(*KERNEL, "shape", value=[-1]), "whole number"),
+        (set_in(*KERNEL, "sha256", value="F" * 64), "no SHA-256"),
+        (set_in("tensors", "stray", value={"shape": [], "dtype": "int8", "sha256": "0" * 64}),
+         "'stray' is listed in only one"),
+        (set_in("programs", "teacher/0", 0, "bindings", value={"own": ["stray"]}), "unknown tensor"),
+        (set_in("ladder", 0, "bits", value=[4, 9]), "no precision"),
+        (set_in("ladder", 0, "name", value="TT@4"), "composition and bits say 'SS@4'"),
+        (set_in("ladder", 0, "shards", value=["teacher/7@4"]), "unknown shard"),
+        (set_in("measurements", 0, "top1", value="high"), "expected a number"),
+    ],
+)  # fmt: skip
+def test_an_edited_manifest_is_refused(folder, change, message):
+    manifest = document(folder)
+    change(manifest)
+    save(folder, manifest)
+    with pytest.raises(BundleError, match=message) as caught:
+        BundleReader.open(folder)
+    assert "manifest.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "[" * 100_000, '{"format": "pwl-bundle", "format": "pwl-bundle"}',
+     '{"format": "pwl-bundle", "version": NaN}', "\ud800".encode("utf-8", "surrogatepass")],
+)  # fmt: skip
+def test_what_is_no_manifest_is_refused(text):
+    data = text if isinstance(text, bytes) else text.encode()
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        Manifest.from_json(data)
+
+
+def test_a_manifest_without_end_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr("pwl_jax.bundle.stores.LARGEST_UNDECLARED", 100)
+    with pytest.raises(BundleError, match="expected at most 100"):
+        BundleReader.open(folder)
+
+
+def test_huge_declared_tensors_are_refused_before_they_are_allocated(folder, monkeypatch):
+    monkeypatch.setattr(reader, "decode_tensor", None)
+    for shape in ([1 << 40], [0, 1 << 62], [1] * 100):
+        manifest = document(folder)
+        manifest["tensors"]["teacher/params/block0/kernel"]["shape"] = shape
+        save(folder, manifest)
+        with pytest.raises(BundleError, match="more than"):
+            BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def change_shape(header):
+    header["tensors"][-1]["shape"] = [1, 1]
+
+
+def change_codec(header):
+    header["tensors"][0]["parts"][0][0] = "rot13"
+
+
+def repeat_name(header):
+    header["tensors"][1]["name"] = header["tensors"][0]["name"]
+
+
+def longer_part(header):
+    header["tensors"][-1]["parts"][-1][1] += 1
+
+
+def shorter_part(header):
+    header["tensors"][-1]["parts"][-1][1] -= 1
+
+
+def huge_part(header):
+    header["tensors"][0]["parts"][0][1] = 1 << 62
+
+
+def other_unit(header):
+    header["unit"] = "teacher/1"
+
+
+def unknown_kind(header):
+    header["tensors"][0]["kind"] = "pickle"
+
+
+def unknown_field(header):
+    header["tensors"][0]["code"] = "import os"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_shape, change_codec, repeat_name, longer_part, shorter_part, huge_part, other_unit,
+     unknown_kind, unknown_field],
+)  # fmt: skip
+def test_a_hostile_header_with_fitting_hashes_is_refused(folder, change):
+    header, data = split_p2u(shard_path(folder).read_bytes())
+    change(header)
+    name = replace_shard(folder, "teacher/0@4", join_p2u(header, data))
+    with pytest.raises(BundleError, match=name.rpartition("/")[2]):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PWLP2U02" + bytes(8), MAGIC, MAGIC + struct.pack("<Q", 1 << 63) + b"{}",
+     MAGIC + struct.pack("<Q", 2) + b"{}", MAGIC + struct.pack("<Q", 2) + b"[]"],
+)  # fmt: skip
+def test_what_is_no_shard_is_refused(data):
+    with pytest.raises(BundleError, match="the-file"):
+        read_p2u(data, TEACHER, 4, "the-file")
+    with pytest.raises(BundleError, match="the-file"):
+        read_safetensors(data, "the-file")
+
+
+def test_an_update_to_another_base_is_refused(folder, tmp_path):
+    from tests.bundle.conftest import write
+
+    write(tmp_path / "other", seed=5)
+    other = shard_path(tmp_path / "other", "teacher/0@exact").read_bytes()
+    replace_shard(folder, "teacher/0@exact", other)
+    with pytest.raises(BundleError, match="belongs to"):
+        BundleReader.open(folder).tensors(TEACHER, "exact")
+
+
+def test_a_changed_exact_tensor_with_fitting_hashes_is_refused(folder):
+    """The manifest's hash of the original is the last word."""
+    manifest = document(folder)
+    manifest["tensors"]["teacher/params/block0/kernel"]["sha256"] = "0" * 64
+    save(folder, manifest)
+    opened = BundleReader.open(folder)
+    opened.tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match="does not hash to the original"):
+        opened.tensors(TEACHER, "exact")
+
+
+def mutate(rng: random.Random, data: bytes) -> bytes:
+    at = rng.randrange(len(data))
+    match rng.randrange(5):
+        case 0:
+            return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+        case 1:
+            return data[:at]
+        case 2:
+            return data[:at] + data[at + rng.randrange(1, 40) :]
+        case 3:
+            return data[:at] + rng.randbytes(rng.randrange(1, 40)) + data[at:]
+        case _:
+            end = at + rng.randrange(1, 40)
+            return data[:at] + data[at:end] * 2 + data[end:]
+
+
+FUZZED = (TEACHER, Unit("encoder", 0))
+
+
+def refused(folder) -> bool:
+    """Whether reading is refused; what is read instead must be the original to the bit."""
+    try:
+        opened = BundleReader.open(folder)
+        opened.tensors(TEACHER, 4)
+        for unit in FUZZED:
+            decoded = opened.tensors(unit, "exact")
+            for name, array in unit_tensors(unit).items():
+                assert decoded[name].tobytes() == array.tobytes()
+    except BundleError:
+        return True
+    return False
+
+
+def fuzzed_shards(folder):
+    units = tuple(f"{unit}@" for unit in FUZZED)
+    return [shard for shard in document(folder)["shards"] if shard.startswith(units)]
+
+
+def test_mutated_files_are_refused(folder):
+    """Every changed shard is; a manifest may also be read, where the change is to a plain text."""
+    rng = random.Random(0)
+    names = [shard_path(folder, shard) for shard in fuzzed_shards(folder)]
+    for path in (*names * 20, *[folder / "manifest.json"] * 60):
+        good = path.read_bytes()
+        mutated = mutate(rng, good)
+        path.write_bytes(mutated)
+        assert refused(folder) or path.name == "manifest.json" or mutated == good
+        path.write_bytes(good)
+    assert not refused(folder)
+
+
+def test_mutated_shards_with_fitting_hashes_never_pass_for_the_original(folder):
+    """No hash helps against an author who made them all fit: reading must still end in an error."""
+    rng = random.Random(1)
+    manifest = (folder / "manifest.json").read_bytes()
+    count = 0
+    for shard in fuzzed_shards(folder) * 40:
+        name = replace_shard(folder, shard, mutate(rng, shard_path(folder, shard).read_bytes()))
+        count += refused(folder)
+        if name.encode() not in manifest:
+            (folder / name).unlink()
+        (folder / "manifest.json").write_bytes(manifest)
+    assert count > 100
+    assert not refused(folder)
