@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from pwl_jax.errors import UserError
 
@@ -44,6 +44,8 @@ def _parse(argv: list[str]) -> list[str]:
 def _run_main(main: Callable[[], object], arguments: Sequence[str]) -> int:
     if len(arguments) > 1:
         fail(f"unexpected argument '{arguments[1]}' (--help lists the flags)", EXIT_USAGE)
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     try:
         main()
         sys.stdout.flush()

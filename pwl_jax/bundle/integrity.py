@@ -33,7 +33,7 @@ def check_name(name: str) -> None:
         and str(PurePosixPath(name)) == name
         and not name.startswith("/")
         and not any(part in ("..", ".") for part in parts)
-        and not any(character in '\\:?#%' or ord(character) < 32 for character in name)
+        and not any(character in "\\:?#%" or ord(character) < 32 for character in name)
     )
     if not harmless:
         raise BundleError(f"{name!r} is no name of a file inside a bundle")

@@ -202,8 +202,8 @@ class Manifest:
         streams = [OWN_STREAM, *map(str, range(parsed.index if parsed.kind == "student" else 0))]
         if OWN_STREAM not in entry.bindings or set(entry.bindings) - set(streams):
             raise BundleError(
-                f"program of {unit} is bound for {sorted(entry.bindings)}; expected some of {streams}"
-                ", own always"
+                f"program of {unit} is bound for {sorted(entry.bindings)}; expected own, and "
+                f"others only of {streams}"
             )
         for name in (name for names in entry.bindings.values() for name in names):
             if owners.get(name) != unit:
@@ -356,9 +356,7 @@ def _read_rung(value: Any, where: str) -> LadderRung:
         top1_test=strict_json.number(record["top1_test"], f"{where}.top1_test", optional=True),
         shards=strict_json.strings(record["shards"], f"{where}.shards"),
         shard_bytes=strict_json.size(record["shard_bytes"], f"{where}.shard_bytes"),
-        cumulative_bytes=strict_json.size(
-            record["cumulative_bytes"], f"{where}.cumulative_bytes"
-        ),
+        cumulative_bytes=strict_json.size(record["cumulative_bytes"], f"{where}.cumulative_bytes"),
     )
 
 

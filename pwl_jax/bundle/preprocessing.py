@@ -180,9 +180,7 @@ def _picture(image: Any) -> Image.Image:
             Image.DecompressionBombError,
             Image.DecompressionBombWarning,
         ) as error:
-            raise PreprocessingError(
-                f"{os.fspath(image)} is no readable image: {error}"
-            ) from error
+            raise PreprocessingError(f"{os.fspath(image)} is no readable image: {error}") from error
     array = np.asarray(image)
     wrong_shape = array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4))
     if array.dtype != np.uint8 or wrong_shape or 0 in array.shape:

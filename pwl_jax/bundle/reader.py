@@ -202,9 +202,7 @@ class BundleReader:
                     f"more than {LARGEST_TENSOR} bytes"
                 )
 
-    def _decoded(
-        self, name: str, chain: list[StagePayload], stage: Bits, where: str
-    ) -> np.ndarray:
+    def _decoded(self, name: str, chain: list[StagePayload], stage: Bits, where: str) -> np.ndarray:
         expected = self.manifest.tensors[name]
         for payload in chain:
             header = payload.header

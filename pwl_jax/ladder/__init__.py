@@ -8,7 +8,7 @@ from pwl_jax.ladder.composition import (
     compositions_of,
 )
 from pwl_jax.ladder.ladder import Ladder, LadderRung, Measurement
-from pwl_jax.ladder.ordering import candidate_rungs, greedy_order, paying_rungs
+from pwl_jax.ladder.ordering import area, candidate_rungs, greedy_order, paying_rungs
 from pwl_jax.ladder.rung import EXACT, Bits, Rung, parse_bits, parse_rung, precision_rank
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Measurement",
     "Rung",
     "Unit",
+    "area",
     "candidate_rungs",
     "compositions_of",
     "greedy_order",

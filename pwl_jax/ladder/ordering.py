@@ -1,5 +1,6 @@
 """Which rungs a ladder keeps, and in which order they are climbed."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pwl_jax.ladder.composition import Composition
@@ -74,3 +75,19 @@ def greedy_order(
             )
         )
     return order
+
+
+def area(
+    order: Sequence[Composition],
+    gain: Callable[[Composition], float],
+    cost: Callable[[Composition], float],
+) -> float:
+    """Mean accuracy over the bytes that arrive from the first composition to the last.
+
+    While the bytes of a swap are on their way, the composition before it answers.
+    """
+    spans = [max(cost(there) - cost(here), 0.0) for here, there in itertools.pairwise(order)]
+    total = sum(spans)
+    if not total:
+        return gain(order[0])
+    return sum(s * gain(c) for s, c in zip(spans, order, strict=False)) / total

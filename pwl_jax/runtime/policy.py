@@ -74,7 +74,7 @@ class AsExported:
     def bytes_needed(self, state: ClimbState, index: int) -> int:
         """Bytes held while rung `index` replaces the current one, which answers until then."""
         here = block_keys(state.rungs[state.current]) if state.current >= 0 else frozenset()
-        return sum(state.block_bytes[key] for key in block_keys(state.rungs[index]))
+        return sum(state.block_bytes[key] for key in here | block_keys(state.rungs[index]))
 
 
 def block_keys(rung: Rung) -> frozenset[BlockKey]:

@@ -52,13 +52,15 @@ class Task:
 
     Attributes:
       program: of the step.
-      init: initial variables; pure.
+      init: makes the initial variables.
+      abstract: their shapes and types.
       masks: stacked masks the loss takes, a function of the variables' structure.
       assess: variables to what they are worth on the validation split.
     """
 
     program: StepProgram
     init: Callable[[], Variables]
+    abstract: Variables
     masks: Callable[[Variables], Any]
     assess: Callable[[Variables, Batches, Batches], Assessment]
 
@@ -99,10 +101,11 @@ def network_task(
             variables,
         )
 
-    labels = jax.tree.map(lambda _: STUDENT, params_of(jax.eval_shape(init)))
+    abstract = {name: jax.eval_shape(network.init, jax.random.key(0))}
+    labels = jax.tree.map(lambda _: STUDENT, params_of(abstract))
     optimizer = make_optimizer(config.optimizer, steps, labels)
     program = StepProgram(loss, name, optimizer, labels, augment, config.seed)
-    return Task(program, init, lambda variables: {}, assess)
+    return Task(program, init, abstract, lambda variables: {}, assess)
 
 
 def distillation_task(
@@ -138,9 +141,8 @@ def distillation_task(
     optimizer = make_optimizer(config.optimizer, steps, labels)
     loss = functools.partial(distillation_loss, hybrid, config.objective)
     program = StepProgram(loss, "student", optimizer, labels, augment, config.seed)
-    return Task(
-        program, functools.partial(init, hybrid), functools.partial(prefix_masks, hybrid), assess
-    )
+    masks = functools.partial(prefix_masks, hybrid)
+    return Task(program, functools.partial(init, hybrid), abstract, masks, assess)
 
 
 def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[str, Any]:
@@ -151,8 +153,7 @@ def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[s
       task: from this module.
       step: the mapped step.
     """
-    variables = jax.eval_shape(task.init)
-    state = jax.eval_shape(task.program.init, variables)
+    state = jax.eval_shape(task.program.init, task.abstract)
     batch = {
         "image": jax.ShapeDtypeStruct(
             (config.batch_size, *config.pair.teacher.input_shape), jnp.uint8
@@ -160,7 +161,7 @@ def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[s
         "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
         "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
     }
-    masks = jax.eval_shape(lambda: task.masks(variables))
+    masks = jax.eval_shape(lambda: task.masks(task.abstract))
     new_state, metrics = jax.eval_shape(step, state, batch, masks)
     cost = step.lower(state, batch, masks).cost_analysis() or {}  # type: ignore[attr-defined]
     sizes = {

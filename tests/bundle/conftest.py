@@ -39,7 +39,7 @@ def write(path, seed: int = 0, stages=(4, "exact")):
             preprocessing=Preprocessing((8, 8, 3), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
             classes=("ant", "bee"),
             blocks=BLOCKS,
-            ladder=rungs,
+            ladder=list(dict.fromkeys(rungs)),
             measurements=[
                 Measurement(rungs[0], "validation", 0.5, 1.25, 100),
                 Measurement(rungs[0], "test", 0.25, 1.5, 200),

@@ -46,6 +46,8 @@ def replace_shard(folder, shard, data):
         "bytes": len(data),
     }
     (folder / entry["file"]).write_bytes(data)
+    # Its bytes would no longer fit, and the manifest would be refused before the shard is read.
+    manifest["ladder"] = []
     save(folder, manifest)
     return entry["file"]
 
@@ -142,10 +144,16 @@ KERNEL = ("tensors", "teacher/params/block0/kernel")
         (set_in(*KERNEL, "sha256", value="F" * 64), "no SHA-256"),
         (set_in("tensors", "stray", value={"shape": [], "dtype": "int8", "sha256": "0" * 64}),
          "'stray' is listed in only one"),
-        (set_in("programs", "teacher/0", 0, "bindings", value={"own": ["stray"]}), "unknown tensor"),
+        (set_in("programs", "teacher/0", 0, "bindings", value={"own": ["stray"]}), "binds 'stray', no tensor of that unit"),
         (set_in("ladder", 0, "bits", value=[4, 9]), "no precision"),
         (set_in("ladder", 0, "name", value="TT@4"), "composition and bits say 'SS@4'"),
-        (set_in("ladder", 0, "shards", value=["teacher/7@4"]), "unknown shard"),
+        (set_in("ladder", 0, "shards", value=["teacher/7@4"]), "does not list the shards new to it"),
+        (set_in("ladder", 0, "shard_bytes", value=1), "says shard_bytes 1"),
+        (set_in("ladder", 1, "cumulative_bytes", value=1), "says cumulative_bytes 1"),
+        (lambda m: m["ladder"].append(m["ladder"][0]), "holds a rung twice"),
+        (set_in("preprocessing", "resize", value="lanczos"), "unknown filter"),
+        (set_in("programs", "teacher/0", 0, "bindings", value={"own": [], "0": []}), "bound for"),
+        (set_in("stages", "encoder/0", value=["4", "exact"]), "exact alone"),
         (set_in("measurements", 0, "top1", value="high"), "expected a number"),
     ],
 )  # fmt: skip
@@ -160,13 +168,35 @@ def test_an_edited_manifest_is_refused(folder, change, message):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "[" * 100_000, '{"format": "pwl-bundle", "format": "pwl-bundle"}',
+    ['{"format": "pwl-bundle", "version": ' + "9" * 5000 + "}", "", "{", "[]", "null", "[" * 100_000, '{"format": "pwl-bundle", "format": "pwl-bundle"}',
      '{"format": "pwl-bundle", "version": NaN}', "\ud800".encode("utf-8", "surrogatepass")],
 )  # fmt: skip
 def test_what_is_no_manifest_is_refused(text):
     data = text if isinstance(text, bytes) else text.encode()
     with pytest.raises(BundleError, match=r"manifest\.json"):
         Manifest.from_json(data)
+
+
+def test_a_repeated_key_is_refused(folder):
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"blocks":2', '"blocks":2,"blocks":2'))
+    with pytest.raises(BundleError, match="the key 'blocks' is repeated"):
+        BundleReader.open(folder)
+
+
+def test_a_tensor_of_two_units_is_refused(folder):
+    manifest = document(folder)
+    manifest["shards"]["teacher/1@4"]["tensors"].append("teacher/params/block0/kernel")
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="kernel' is in teacher/0 and in teacher/1"):
+        BundleReader.open(folder)
+
+
+def test_a_number_beyond_all_floats_is_refused(folder):
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"loss":1.25', '"loss":1e999'))
+    with pytest.raises(BundleError, match="loss is too large a number"):
+        BundleReader.open(folder)
 
 
 def test_a_manifest_without_end_is_not_read(folder, monkeypatch):
@@ -183,6 +213,29 @@ def test_huge_declared_tensors_are_refused_before_they_are_allocated(folder, mon
         save(folder, manifest)
         with pytest.raises(BundleError, match="more than"):
             BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_a_shape_other_than_declared_is_refused_before_decoding(folder, monkeypatch):
+    monkeypatch.setattr(reader, "decode_tensor", None)
+    manifest = document(folder)
+    for entry in manifest["tensors"].values():
+        entry["shape"] = [*entry["shape"], 1]
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="not as the manifest declares it"):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_bytes_that_belong_to_no_tensor_are_refused(folder):
+    replace_shard(folder, "teacher/0@4", shard_path(folder).read_bytes() + b"hidden")
+    with pytest.raises(BundleError, match="6 bytes that belong to no tensor"):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_a_name_twice_in_a_shard_is_refused(folder):
+    header, data = split_p2u(shard_path(folder).read_bytes())
+    repeat_name(header)
+    with pytest.raises(BundleError, match="twice"):
+        read_p2u(join_p2u(header, data), TEACHER, 4, "the-file")
 
 
 def change_shape(header):

@@ -219,3 +219,27 @@ def test_replaced_weights_are_gone_without_the_garbage_collector(bundle):
                 assert model.live_bytes == teacher.live_bytes
     finally:
         gc.enable()
+
+
+def test_a_request_in_pieces_stays_on_the_rung_it_began_with(bundle, alone, monkeypatch):
+    executor = create_executor("jax")
+    run, calls = executor.run, []
+
+    with LiveModel.open(bundle, executor=executor, largest_batch=2) as model:
+        model.wait(timeout=SECONDS)
+        model.predict(IMAGES)
+
+        def run_then_demote(steps, batch):
+            logits = run(steps, batch)
+            calls.append(len(batch))
+            if len(calls) == 1:
+                monkeypatch.setattr(executor, "run", run)
+                model.demote("SSS@4", timeout=SECONDS)
+                monkeypatch.setattr(executor, "run", run_then_demote)
+            return logits
+
+        monkeypatch.setattr(executor, "run", run_then_demote)
+        prediction = model.predict(np.concatenate([IMAGES] * 3))
+        assert model.rung == "SSS@4"
+    assert calls == [2, 2, 2] and prediction.rung == "TTT@exact"
+    np.testing.assert_array_equal(prediction.logits, np.concatenate([alone["TTT@exact"]] * 3))

@@ -1,0 +1,151 @@
+"""From a checkpoint to a bundle: measure, order, encode, write programs."""
+
+import functools
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+
+from pwl_jax import precision
+from pwl_jax.bundle import BundleWriter, Manifest
+from pwl_jax.data import pipeline, sources
+from pwl_jax.errors import UserError
+from pwl_jax.export.measure import CODED, Measurer, chosen_order, evaluation_batch, expanded
+from pwl_jax.export.programs import export_program, units_of
+from pwl_jax.hybrid.masks import leaf_names, unit_of
+from pwl_jax.ladder import (
+    Bits,
+    Composition,
+    Unit,
+    candidate_rungs,
+    paying_rungs,
+)
+from pwl_jax.training import workdir
+from pwl_jax.training.evaluation import Evaluator
+from pwl_jax.training.step import device_mesh
+
+PACKAGES = ("pwl_jax", "jax", "flax", "numpy", "zstandard")
+
+
+def export_bundle(
+    model: workdir.TrainedModel,
+    path: str | os.PathLike[str],
+    bits: Sequence[Bits],
+    validation: sources.Source | None,
+    test: sources.Source | None,
+    order: Literal["measured", "prefix"] = "measured",
+) -> Manifest:
+    """Writes the bundle of a distilled pair.
+
+    Every choice (order of swaps, rungs that are kept) is made on the validation split; the test
+    split is measured and reported, never looked at for a choice. Without data the ladder keeps
+    prefix order, every rung, and no accuracies.
+
+    Args:
+      model: the pair.
+      path: folder of the bundle; an existing bundle is replaced.
+      bits: precisions every block comes in, ascending, the last one `exact`.
+      validation, test: splits to measure on.
+      order: `prefix`, or whatever is measurably best.
+
+    Raises:
+      UserError: precisions that make no ladder, or a path that cannot be written.
+    """
+    try:
+        stages = precision.check_stages(bits)
+        candidate_rungs(Composition.prefixes(model.hybrid.num_blocks), stages)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    blocks = model.hybrid.num_blocks
+    tensors = unit_tensors(model)
+    evaluator = Evaluator(model.hybrid, device_mesh())
+    trees = functools.lru_cache(lambda b: expanded(model.variables, b, stages))
+    preprocessing = workdir.preprocessing_of(model.config)
+
+    def measurer(source: sources.Source | None) -> Measurer | None:
+        if source is None or not len(source):
+            return None
+        prepared = pipeline.PreparedSource(source, preprocessing)
+        size = evaluation_batch(len(source), evaluator.mesh)
+        return Measurer(
+            evaluator, trees, prepared, source.split, preprocessing.normalize, size
+        )
+
+    choosing, reporting = measurer(validation), measurer(test)
+
+    def cost(composition: Composition) -> float:
+        return sum(a.nbytes for u in composition.units() for a in tensors.get(u, {}).values())
+
+    swaps = chosen_order(blocks, stages[0], choosing if order == "measured" else None, cost)
+    rungs = candidate_rungs(swaps, stages)
+    if choosing is not None:
+        found = choosing.measure(rungs)
+        rungs = paying_rungs(rungs, {rung: found[rung].top1 for rung in rungs})
+    if reporting is not None:
+        reporting.measure(rungs)
+    with BundleWriter(path) as writer:
+        for unit, arrays in tensors.items():
+            coded = unit.kind in CODED
+            writer.add_unit(unit, arrays, stages if coded else stages[-1:])
+            program = export_program(model.hybrid, model.variables, unit)
+            writer.add_program(unit, "stablehlo", program.data, program.bindings)
+        return writer.finish(
+            pair=model.config.pair.to_dict(),
+            preprocessing=preprocessing,
+            classes=_classes(model, validation or test),
+            blocks=blocks,
+            ladder=rungs,
+            measurements=[
+                entry
+                for measured in (choosing, reporting)
+                if measured is not None
+                for entry in measured.measurements()
+            ],
+            measured_on=_measured_on(model, choosing, reporting),
+            created_with={name: importlib.metadata.version(name) for name in _installed()},
+        )
+
+
+def unit_tensors(model: workdir.TrainedModel) -> dict[Unit, dict[str, np.ndarray]]:
+    """All tensors of the tree by the unit that they belong to."""
+    units: dict[Unit, dict[str, np.ndarray]] = {u: {} for u in units_of(model.hybrid)}
+    host = jax.device_get(model.variables)
+    for name, leaf in zip(leaf_names(host), jax.tree.leaves(host), strict=True):
+        units[unit_of(name, model.hybrid.num_blocks)][name] = np.asarray(leaf)
+    return units
+
+
+def _classes(model: workdir.TrainedModel, source: sources.Source | None) -> tuple[str, ...]:
+    if source is not None:
+        return source.classes
+    return tuple(str(label) for label in range(model.config.pair.teacher.classes))
+
+
+def _measured_on(
+    model: workdir.TrainedModel, choosing: Measurer | None, reporting: Measurer | None
+) -> Mapping[str, object]:
+    return {
+        "dataset": model.config.data.name,
+        "split": choosing.split if choosing else None,
+        "examples": choosing.examples if choosing else 0,
+        "test_examples": reporting.examples if reporting else 0,
+        "selection": (
+            "order and rungs were chosen on the validation split; test is only reported"
+            if choosing
+            else "nothing was measured: prefix order, every rung"
+        ),
+    }
+
+
+def _installed() -> list[str]:
+    known = []
+    for name in PACKAGES:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        known.append(name)
+    return known

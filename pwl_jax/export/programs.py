@@ -1,0 +1,89 @@
+"""Block programs for the bundle: StableHLO with weights as inputs, for CPU, GPU and TPU."""
+
+from typing import NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.hybrid.masks import leaf_name
+from pwl_jax.ladder import Unit
+from pwl_jax.models.block_network import Variables
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+OWN_STREAM = "own"
+
+
+class UnitProgram(NamedTuple):
+    """A unit's program and the tensors it takes.
+
+    Attributes:
+      data: serialised `jax.export.Exported` of f(*tensors, x) -> y, batch symbolic.
+      bindings: tensor names in the order of the arguments, by entry stream.
+    """
+
+    data: bytes
+    bindings: dict[str, list[str]]
+
+
+def units_of(hybrid: HybridNetwork) -> list[Unit]:
+    """All units that hold tensors: blocks, and converters that are no identity."""
+    blocks = range(hybrid.num_blocks)
+    units = [Unit(kind, i) for kind in ("student", "teacher") for i in blocks]  # type: ignore[arg-type]
+    for k, (encoder, decoder) in enumerate(zip(hybrid.encoders, hybrid.decoders, strict=True)):
+        units += [Unit("encoder", k)] if not encoder.identity else []
+        units += [Unit("decoder", k)] if not decoder.identity else []
+    return units
+
+
+def tensor_names(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> dict[str, list[str]]:
+    """Names of a unit's tensors in the order of its program's arguments, by entry stream.
+
+    A student block has the stream `own` and one for each boundary before it; everything else has
+    `own` alone.
+    """
+    names = jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), variables)
+    entries: list[int | None] = [None]
+    if unit.kind == "student":
+        entries += range(unit.index)
+    return {
+        OWN_STREAM if entry is None else str(entry): jax.tree.leaves(
+            hybrid.unit_variables(names, unit, entry)
+        )
+        for entry in entries
+    }
+
+
+def export_program(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> UnitProgram:
+    """The unit's program, lowered for every platform.
+
+    Args:
+      hybrid: the network.
+      variables: its tree, or its shapes.
+      unit: a block or a converter that is no identity.
+    """
+    example = hybrid.unit_variables(variables, unit)
+    leaves, structure = jax.tree.flatten(example)
+
+    def program(*arguments: jax.Array) -> jax.Array:
+        *tensors, x = arguments
+        return hybrid.run(unit, jax.tree.unflatten(structure, tensors), x)
+
+    (batch,) = jax.export.symbolic_shape("b")
+    shape, dtype = _input_of(hybrid, unit)
+    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    specs.append(jax.ShapeDtypeStruct((batch, *shape), dtype))
+    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*specs)
+    return UnitProgram(bytes(exported.serialize()), tensor_names(hybrid, variables, unit))
+
+
+def _input_of(hybrid: HybridNetwork, unit: Unit) -> tuple[tuple[int, ...], jnp.dtype]:
+    """Shape of one example and type of what the unit takes."""
+    network = hybrid.teacher if unit.kind in ("teacher", "encoder") else hybrid.student
+    boundary = unit.index if unit.kind in ("encoder", "decoder") else unit.index - 1
+    if boundary < 0:
+        return network.input_shape, jnp.dtype(jnp.float32)
+    # A block's input has been through a converter's or its own network's computation type.
+    dtype = (hybrid.decoders if network is hybrid.teacher else hybrid.encoders)[boundary].dtype
+    return network.boundary_shapes()[boundary], dtype
