@@ -36,7 +36,7 @@ def shard_path(folder, shard="teacher/0@4"):
 
 
 def replace_shard(folder, shard, data):
-    """Puts other bytes in a shard's place with all hashes made to fit: a hostile author's bundle."""
+    """Puts other bytes in a shard's place with all hashes made to fit, as a hostile author can."""
     manifest = document(folder)
     entry = manifest["shards"][shard]
     sha256 = hashlib.sha256(data).hexdigest()
@@ -94,7 +94,7 @@ def test_a_missing_file_and_a_pipe_are_named(folder):
 def test_no_bundle(tmp_path):
     with pytest.raises(BundleError, match="no folder"):
         BundleReader.open(tmp_path / "nothing")
-    with pytest.raises(BundleError, match="manifest.json is missing"):
+    with pytest.raises(BundleError, match=r"manifest\.json is missing"):
         BundleReader.open(tmp_path)
 
 
@@ -144,10 +144,10 @@ KERNEL = ("tensors", "teacher/params/block0/kernel")
         (set_in(*KERNEL, "sha256", value="F" * 64), "no SHA-256"),
         (set_in("tensors", "stray", value={"shape": [], "dtype": "int8", "sha256": "0" * 64}),
          "'stray' is listed in only one"),
-        (set_in("programs", "teacher/0", 0, "bindings", value={"own": ["stray"]}), "binds 'stray', no tensor of that unit"),
+        (set_in("programs", "teacher/0", 0, "bindings", value={"own": ["stray"]}), "binds 'stray', no tensor of that unit"),  # noqa: E501
         (set_in("ladder", 0, "bits", value=[4, 9]), "no precision"),
         (set_in("ladder", 0, "name", value="TT@4"), "composition and bits say 'SS@4'"),
-        (set_in("ladder", 0, "shards", value=["teacher/7@4"]), "does not list the shards new to it"),
+        (set_in("ladder", 0, "shards", value=["teacher/7@4"]), "does not list the shards new to it"),  # noqa: E501
         (set_in("ladder", 0, "shard_bytes", value=1), "says shard_bytes 1"),
         (set_in("ladder", 1, "cumulative_bytes", value=1), "says cumulative_bytes 1"),
         (lambda m: m["ladder"].append(m["ladder"][0]), "holds a rung twice"),
@@ -168,7 +168,7 @@ def test_an_edited_manifest_is_refused(folder, change, message):
 
 @pytest.mark.parametrize(
     "text",
-    ['{"format": "pwl-bundle", "version": ' + "9" * 5000 + "}", "", "{", "[]", "null", "[" * 100_000, '{"format": "pwl-bundle", "format": "pwl-bundle"}',
+    ['{"format": "pwl-bundle", "version": ' + "9" * 5000 + "}", "", "{", "[]", "null", "[" * 100_000, '{"format": "pwl-bundle", "format": "pwl-bundle"}',  # noqa: E501
      '{"format": "pwl-bundle", "version": NaN}', "\ud800".encode("utf-8", "surrogatepass")],
 )  # fmt: skip
 def test_what_is_no_manifest_is_refused(text):

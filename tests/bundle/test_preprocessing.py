@@ -75,6 +75,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 def test_comes_back_from_json_and_refuses_others():
     assert Preprocessing.from_dict(COLOUR.to_dict()) == COLOUR
     for change in ({"resize": "lanczos"}, {"mean": [1.0]}, {"std": [0.0] * 3}, {"extra": 1},
-                   {"input_shape": [4, 6]}, {"input_shape": [4, 6, "3"]}, {"mean": None}):  # fmt: skip
+                   {"input_shape": [4, 6]}, {"input_shape": [4, 6, "3"]},
+                   {"mean": None}):  # fmt: skip
         with pytest.raises(UserError):
             Preprocessing.from_dict({**COLOUR.to_dict(), **change})

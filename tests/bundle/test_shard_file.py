@@ -23,7 +23,7 @@ def arrays(draw) -> np.ndarray:
     """Any bit pattern in any native type; floats include NaN payloads and subnormals."""
     dtype = np.dtype(draw(st.sampled_from(NATIVE)))
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
-    if dtype == bool:
+    if dtype.kind == "b":
         return draw(hnp.arrays(bool, shape))
     return draw(hnp.arrays(f"u{dtype.itemsize}", shape)).view(dtype)
 
