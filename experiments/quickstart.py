@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import resource
 import shutil
@@ -108,9 +109,7 @@ def run(pair: str, output: Path, say: Callable[[str], None] = print) -> Outcome:
     test = workdir.open_data(model.config, "test")
     validation = workdir.open_data(model.config, "validation")
     compositions = Composition.all(model.hybrid.num_blocks)
-    rows = composition_report.composition_rows(
-        model, workdir.measure(model, compositions, test)
-    )
+    rows = composition_report.composition_rows(model, workdir.measure(model, compositions, test))
     composition_report.write_report(distilled_dir, rows, f"{model.config.pair.name}, test split")
     clock.lap("evaluate")
     say("[4/5] bundle")
@@ -135,9 +134,7 @@ def run(pair: str, output: Path, say: Callable[[str], None] = print) -> Outcome:
         climb=climb,
         teacher_top1=float((logits.argmax(-1) == labels).mean()),
         examples=len(labels),
-        last_rung_equals_teacher=bool(
-            (logits.argmax(-1) == climb.last_logits.argmax(-1)).all()
-        ),
+        last_rung_equals_teacher=bool((logits.argmax(-1) == climb.last_logits.argmax(-1)).all()),
         last_rung_difference=float(np.abs(logits - climb.last_logits).max()),
         falls=falls(rows, len(labels)),
         seconds=clock.laps,
@@ -204,7 +201,7 @@ def falls(rows: list[dict[str, Any]], examples: int) -> list[str]:
     prefixes = [row for row in rows if Composition.parse(row["composition"]).is_prefix]
     prefixes.sort(key=lambda row: row["composition"].count("T"))
     found = []
-    for before, after in zip(prefixes, prefixes[1:], strict=False):
+    for before, after in itertools.pairwise(prefixes):
         error = (before["top1"] * (1 - before["top1"]) / examples) ** 0.5
         if after["top1"] < before["top1"] - error:
             found.append(f"{before['composition']} to {after['composition']}")

@@ -87,9 +87,7 @@ def _charts(outcome: Outcome, output: Path) -> None:
     left.tick_params(axis="x", rotation=60)
     left.set_ylabel("top-1 %, test")
     left.legend(loc="lower right")
-    right.step(
-        [rung.cumulative_bytes / 1000 for rung in rungs], accuracy, where="post", marker="o"
-    )
+    right.step([rung.cumulative_bytes / 1000 for rung in rungs], accuracy, where="post", marker="o")
     prefixes = [r for r in outcome.rows if Composition.parse(r["composition"]).is_prefix]
     right.plot(
         [r["live_bytes"] / 1000 for r in prefixes],

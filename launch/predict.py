@@ -1,18 +1,20 @@
-r"""Classifies images by any rung of a bundle.
+r"""Classifies images by any rung of a bundle, or by any composition of a training workdir.
 
   python -m launch.predict --bundle=B --input=image.png
   python -m launch.predict --bundle=https://host/bundle --input=batch.npy --output=logits.npy \
       --rung=TTSS@4
+  python -m launch.predict --workdir=W/pwl --input=batch.npy --rung=TSTS
 
 A float32 .npy is taken as a normalised batch [N, height, width, channels], as it is; images and
-uint8 arrays are prepared as the bundle says. Without --rung the bundle's best rung answers. Only
-what that rung reads is fetched.
+uint8 arrays are prepared as the bundle says. Without --rung the bundle's best rung answers, or the
+workdir's teacher; a workdir holds exact weights only. Only what a rung reads is fetched.
 """
+
+from typing import Any
 
 from absl import flags
 
 from launch import cli, files
-from pwl_jax.errors import UserError
 from pwl_jax.runtime import LiveModel, Prediction, executor_names
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle to answer from.")
@@ -28,6 +30,9 @@ _EXECUTOR = flags.DEFINE_enum(
     "executor", "auto", ["auto", *executor_names()], "What computes the answer."
 )
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an address are kept.")
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "last"], "Of a workdir: best on the validation split, or last."
+)
 flags.mark_flags_as_mutual_exclusive(["bundle", "workdir"], required=True)
 
 ROWS_PRINTED = 20
@@ -36,11 +41,24 @@ ROWS_PRINTED = 20
 def main() -> None:
     """Runs the command from its flags."""
     inputs = files.read_input(_INPUT.value)
-    bundle = _BUNDLE.value
-    if bundle is None:
-        raise UserError("--workdir: answering from a workdir is not part of this version")
+    prediction = _from_bundle(inputs) if _BUNDLE.value is not None else _from_workdir(inputs)
+    if _OUTPUT.value:
+        files.write_array(_OUTPUT.value, prediction.logits)
+    print_prediction(prediction)
+
+
+def _from_workdir(inputs: Any) -> Prediction:
+    # Answering from a bundle must not import what trains.
+    from launch.workdir_model import workdir_prediction
+
+    return workdir_prediction(
+        _WORKDIR.value, inputs, _RUNG.value, _CHECKPOINT.value, _EXECUTOR.value
+    )
+
+
+def _from_bundle(inputs: Any) -> Prediction:
     with LiveModel.open(
-        bundle,
+        _BUNDLE.value,
         executor=_EXECUTOR.value,
         cache_dir=_CACHE_DIR.value,
         rung=_RUNG.value,
@@ -48,10 +66,7 @@ def main() -> None:
         exact_batches=True,
         warm_batches=(),
     ) as model:
-        prediction = model.predict(inputs)
-    if _OUTPUT.value:
-        files.write_array(_OUTPUT.value, prediction.logits)
-    print_prediction(prediction)
+        return model.predict(inputs)
 
 
 def print_prediction(prediction: Prediction) -> None:

@@ -13,7 +13,7 @@ from absl import flags
 
 from launch import cli
 
-_PAIR = flags.DEFINE_string("pair", "resnet", "Which pair: lenet5, vgg, resnet or vit.")
+_PAIR = flags.DEFINE_string("pair", "lenet5", "Which pair: lenet5, vgg, resnet or vit.")
 _OUTPUT = flags.DEFINE_string("output", "reports/quickstart", "Folder of workdirs and report.")
 
 

@@ -34,22 +34,29 @@ def run(config: RunConfig, teacher: str | None = None) -> None:
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; expected the folder to write the run to")
     result = loop.train(config, WORKDIR.value, teacher)
-    for name, value in result.values.items():
-        print(f"{name}: {value:.4f}")
+    if result.finished and jax.process_index() == 0:
+        for name, value in result.values.items():
+            print(f"{name}: {value:.4f}")
 
 
 def dry_run_text(config: RunConfig, cost: dict[str, Any]) -> str:
     """What `loop.dry_run` found, as lines."""
     lines = [
-        f"{config.task} of pair '{config.pair.name}' on '{config.data.name}': "
-        f"{cost['examples']} training and {cost['validation_examples']} validation images, "
-        f"{cost['steps']} steps of {config.batch_size} on {cost['devices']} device(s)"
+        f"{config.task} of pair '{config.pair.name}' on '{config.data.name}', steps of "
+        f"{config.batch_size} examples on {cost['devices']} device(s)"
     ]
+    if "no_data" in cost:
+        lines.append(f"  number of steps unknown: {cost['no_data']}")
+    else:
+        lines.append(
+            f"  {cost['steps']} steps, {config.epochs} epochs of {cost['examples']} training "
+            f"images; {cost['validation_examples']} validation images"
+        )
     for name, (count, size) in cost["networks"].items():
         lines.append(f"  {name:<9} {count:>12,} parameters {size:>14,} bytes")
     for name, (shape, dtype) in cost["batch"].items():
         lines.append(f"  batch {name:<6} {dtype}{list(shape)}")
-    lines.append(f"  loss terms: {', '.join(cost['metrics'])}")
+    lines.append(f"  metrics: {', '.join(cost['metrics'])}")
     lines.append(f"  state {cost['state_bytes']:,} bytes")
     lines.append(f"  {cost['flops'] / 1e9:,.3f} GFLOP a step")
     return "\n".join(lines)

@@ -23,8 +23,12 @@ _DATA_DIR = Path(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs the real CIFAR-10 where it is absent."""
+    """Counts long tests as slow ones, and skips what needs the real CIFAR-10 where it is absent."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
     if (_DATA_DIR / "cifar10").is_dir():
         return
     skip = pytest.mark.skip(reason=f"no cifar10 in {_DATA_DIR}; set PWL_DATA_DIR")

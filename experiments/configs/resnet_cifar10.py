@@ -1,9 +1,9 @@
-"""ResNet on CIFAR-10, the PyTorch baseline's pair and recipe.
+r"""ResNet on CIFAR-10, the PyTorch baseline's pair and recipe.
 
 Run:
-  python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \\
+  python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \
       --config.data.data_dir=D --workdir=W/teacher
-  python -m launch.distill --config=experiments/configs/resnet_cifar10.py \\
+  python -m launch.distill --config=experiments/configs/resnet_cifar10.py \
       --config.data.data_dir=D --teacher=W/teacher --workdir=W/pwl
   python -m launch.evaluate --workdir=W/pwl --orders=all
 

@@ -31,6 +31,7 @@ _SAFETENSORS_DTYPES = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+_METADATA = "__metadata__"
 
 
 def write_p2u(unit: Unit, stage: Bits, payloads: Mapping[str, StagePayload]) -> bytes:
@@ -86,13 +87,16 @@ def read_p2u(data: bytes, unit: Unit, stage: Bits, where: str) -> dict[str, Stag
     return payloads
 
 
-def write_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+def write_safetensors(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """The bytes of a .safetensors file; wide types first, so that all are aligned, then by name.
 
-    Written by hand, as the library's own writer does not take bit patterns of bfloat16.
+    Written by hand, as the library's own writer does not take bit patterns of bfloat16, and puts
+    metadata in an order of its own.
     """
     types = {dtype: name for name, dtype in _SAFETENSORS_DTYPES.items()}
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if metadata is None else {_METADATA: dict(metadata)}
     pieces: list[bytes] = []
     at = 0
     for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):
@@ -127,3 +131,18 @@ def read_safetensors(data: bytes, where: str) -> dict[str, np.ndarray]:
         dtype = numpy_dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
         tensors[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
     return tensors
+
+
+def read_metadata(data: bytes, where: str) -> dict[str, str]:
+    """The metadata of a .safetensors file; nothing where it has none.
+
+    Raises:
+      BundleError: the header is damaged.
+    """
+    start = _LENGTH.size
+    length = _LENGTH.unpack_from(data)[0] if len(data) >= start else len(data)
+    if length > len(data) - start:
+        raise BundleError(f"{where} declares a header of {length} bytes; the file is shorter")
+    header = strict_json.items(strict_json.parse(data[start : start + length], where), where)
+    metadata = strict_json.items(header.get(_METADATA, {}), f"{where}: metadata")
+    return {name: strict_json.typed(v, str, f"{where}: {name}") for name, v in metadata.items()}

@@ -9,25 +9,20 @@ from typing import Literal
 import jax
 import numpy as np
 
+import pwl_jax
 from pwl_jax import precision
 from pwl_jax.bundle import BundleWriter, Manifest
 from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
-from pwl_jax.export.measure import CODED, Measurer, chosen_order, evaluation_batch, expanded
+from pwl_jax.export.measure import CODED, Measurer, arriving_bytes, chosen_order, expanded
 from pwl_jax.export.programs import export_program, units_of
 from pwl_jax.hybrid.masks import leaf_names, unit_of
-from pwl_jax.ladder import (
-    Bits,
-    Composition,
-    Unit,
-    candidate_rungs,
-    paying_rungs,
-)
+from pwl_jax.ladder import EXACT, Bits, Composition, Unit, candidate_rungs, paying_rungs
 from pwl_jax.training import workdir
 from pwl_jax.training.evaluation import Evaluator
 from pwl_jax.training.step import device_mesh
 
-PACKAGES = ("pwl_jax", "jax", "flax", "numpy", "zstandard")
+PACKAGES = ("jax", "flax", "numpy", "zstandard")
 
 
 def export_bundle(
@@ -59,44 +54,37 @@ def export_bundle(
         candidate_rungs(Composition.prefixes(model.hybrid.num_blocks), stages)
     except ValueError as error:
         raise UserError(str(error)) from None
-    blocks = model.hybrid.num_blocks
-    tensors = unit_tensors(model)
-    evaluator = Evaluator(model.hybrid, device_mesh())
-    trees = functools.lru_cache(lambda b: expanded(model.variables, b, stages))
-    preprocessing = workdir.preprocessing_of(model.config)
-
-    def measurer(source: sources.Source | None) -> Measurer | None:
-        if source is None or not len(source):
-            return None
-        prepared = pipeline.PreparedSource(source, preprocessing)
-        size = evaluation_batch(len(source), evaluator.mesh)
-        return Measurer(
-            evaluator, trees, prepared, source.split, preprocessing.normalize, size
-        )
-
-    choosing, reporting = measurer(validation), measurer(test)
-
-    def cost(composition: Composition) -> float:
-        return sum(a.nbytes for u in composition.units() for a in tensors.get(u, {}).values())
-
-    swaps = chosen_order(blocks, stages[0], choosing if order == "measured" else None, cost)
-    rungs = candidate_rungs(swaps, stages)
-    if choosing is not None:
-        found = choosing.measure(rungs)
-        rungs = paying_rungs(rungs, {rung: found[rung].top1 for rung in rungs})
-    if reporting is not None:
-        reporting.measure(rungs)
+    # First of all, so that a path that cannot be written is said before anything is measured.
     with BundleWriter(path) as writer:
+        tensors = unit_tensors(model)
         for unit, arrays in tensors.items():
             coded = unit.kind in CODED
             writer.add_unit(unit, arrays, stages if coded else stages[-1:])
             program = export_program(model.hybrid, model.variables, unit)
             writer.add_program(unit, "stablehlo", program.data, program.bindings)
+        choosing, reporting = _measurers(model, stages, validation, test)
+
+        def unit_bytes(unit: Unit) -> float:
+            bits = stages[0] if unit.kind in CODED else EXACT
+            return arriving_bytes(tensors.get(unit, {}).values(), bits)
+
+        swaps = chosen_order(
+            model.hybrid.num_blocks,
+            stages[0],
+            choosing if order == "measured" else None,
+            unit_bytes,
+        )
+        rungs = candidate_rungs(swaps, stages)
+        if choosing is not None:
+            found = choosing.measure(rungs)
+            rungs = paying_rungs(rungs, {rung: found[rung].top1 for rung in rungs})
+        if reporting is not None:
+            reporting.measure(rungs)
         return writer.finish(
             pair=model.config.pair.to_dict(),
-            preprocessing=preprocessing,
-            classes=_classes(model, validation or test),
-            blocks=blocks,
+            preprocessing=workdir.preprocessing_of(model.config),
+            classes=_classes(model, validation if validation is not None else test),
+            blocks=model.hybrid.num_blocks,
             ladder=rungs,
             measurements=[
                 entry
@@ -104,8 +92,8 @@ def export_bundle(
                 if measured is not None
                 for entry in measured.measurements()
             ],
-            measured_on=_measured_on(model, choosing, reporting),
-            created_with={name: importlib.metadata.version(name) for name in _installed()},
+            measured_on=_measured_on(choosing, reporting, order),
+            created_with=_versions(),
         )
 
 
@@ -118,6 +106,21 @@ def unit_tensors(model: workdir.TrainedModel) -> dict[Unit, dict[str, np.ndarray
     return units
 
 
+def _measurers(
+    model: workdir.TrainedModel, stages: Sequence[Bits], *splits: sources.Source | None
+) -> list[Measurer | None]:
+    """One for each split that holds images; they share compiled blocks and expanded weights."""
+    evaluator = Evaluator(model.hybrid, device_mesh())
+    trees = functools.lru_cache(lambda bits: expanded(model.variables, bits, stages))
+    preprocessing = workdir.preprocessing_of(model.config)
+    return [
+        Measurer(evaluator, trees, pipeline.PreparedSource(source, preprocessing))
+        if source is not None and len(source)
+        else None
+        for source in splits
+    ]
+
+
 def _classes(model: workdir.TrainedModel, source: sources.Source | None) -> tuple[str, ...]:
     if source is not None:
         return source.classes
@@ -125,27 +128,26 @@ def _classes(model: workdir.TrainedModel, source: sources.Source | None) -> tupl
 
 
 def _measured_on(
-    model: workdir.TrainedModel, choosing: Measurer | None, reporting: Measurer | None
+    choosing: Measurer | None, reporting: Measurer | None, order: str
 ) -> Mapping[str, object]:
+    """What the figures in a manifest stand on."""
+    used = choosing or reporting
+    if choosing is None:
+        selection = "no validation split: prefix order, every rung"
+    elif order == "measured":
+        selection = "order and rungs were chosen on the validation split"
+    else:
+        selection = "prefix order; rungs were chosen on the validation split"
     return {
-        "dataset": model.config.data.name,
+        "dataset": used.dataset if used else None,
         "split": choosing.split if choosing else None,
         "examples": choosing.examples if choosing else 0,
         "test_examples": reporting.examples if reporting else 0,
-        "selection": (
-            "order and rungs were chosen on the validation split; test is only reported"
-            if choosing
-            else "nothing was measured: prefix order, every rung"
-        ),
+        "selection": f"{selection}; test is only reported" if reporting else selection,
     }
 
 
-def _installed() -> list[str]:
-    known = []
-    for name in PACKAGES:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        known.append(name)
-    return known
+def _versions() -> dict[str, str]:
+    # Run from a checkout, the package is not installed and has no metadata.
+    found = {"pwl_jax": pwl_jax.__version__}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}

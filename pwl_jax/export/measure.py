@@ -1,6 +1,6 @@
 """What is a rung worth: accuracy at the precision a receiver would have."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +10,15 @@ from jax.sharding import Mesh
 
 from pwl_jax import precision
 from pwl_jax.data import pipeline
-from pwl_jax.ladder import EXACT, Bits, Composition, Measurement, Rung, ordering
+from pwl_jax.ladder import EXACT, Bits, Composition, Measurement, Rung, Unit, ordering
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training.evaluation import Accuracy, Evaluator
 
 CODED = ("teacher", "student")
+"""Kinds of units that come in several precisions; converters are always exact."""
+
+MOST_BLOCKS_FOR_ALL = 6
+"""With more blocks than this the order is chosen without measuring all 2^N compositions."""
 
 
 def expanded(variables: Variables, bits: Bits, stages: Sequence[Bits]) -> Variables:
@@ -42,8 +46,9 @@ class Measurer:
     """Measures rungs on one split of data, each once.
 
     Attributes:
-      split: its name.
-      examples: how many there are.
+      dataset: the name of the data set.
+      split: the name of the split.
+      examples: how many there are; at least one.
     """
 
     def __init__(
@@ -51,16 +56,21 @@ class Measurer:
         evaluator: Evaluator,
         trees: Callable[[Bits], Variables],
         source: pipeline.PreparedSource,
-        split: str,
-        normalize: Callable[[Any], Any],
-        batch_size: int,
     ) -> None:
-        self.split = split
+        """Reads nothing yet.
+
+        Args:
+          evaluator: of the pair.
+          trees: see `expanded`.
+          source: prepared images.
+        """
+        self.dataset = source.source.name
+        self.split = source.source.split
         self.examples = len(source)
         self._evaluator = evaluator
         self._trees = trees
-        self._batches = lambda: pipeline.eval_batches(source, batch_size)
-        self._normalize = normalize
+        self._source = source
+        self._batch_size = evaluation_batch(self.examples, evaluator.mesh)
         self._known: dict[Rung, Accuracy] = {}
 
     def measure(self, rungs: Sequence[Rung]) -> dict[Rung, Accuracy]:
@@ -68,7 +78,10 @@ class Measurer:
         missing = [rung for rung in dict.fromkeys(rungs) if rung not in self._known]
         if missing:
             self._known |= self._evaluator.evaluate(
-                missing, self._trees, self._batches(), self._normalize
+                missing,
+                self._trees,
+                pipeline.eval_batches(self._source, self._batch_size),
+                self._source.preprocessing.normalize,
             )
         return {rung: self._known[rung] for rung in rungs}
 
@@ -89,7 +102,7 @@ def chosen_order(
     blocks: int,
     lowest: Bits,
     measurer: Measurer | None,
-    cost: Callable[[Composition], float],
+    unit_bytes: Callable[[Unit], float],
 ) -> list[Composition]:
     """The order of swaps: prefixes, unless another order is measurably better.
 
@@ -101,21 +114,32 @@ def chosen_order(
       blocks: N.
       lowest: precision at which all of them climb.
       measurer: of the validation split; None keeps the prefixes.
-      cost: bytes a composition reads.
+      unit_bytes: what fetching a block or converter at that precision costs.
     """
-    prefixes = Composition.prefixes(blocks)
+    prefixes, suffixes = Composition.prefixes(blocks), Composition.suffixes(blocks)
     if measurer is None:
         return prefixes
-    rungs = {c: Rung.uniform(c, lowest) for c in Composition.all(blocks)}
-    found = measurer.measure(list(rungs.values()))
-    gain = {composition: found[rung].top1 for composition, rung in rungs.items()}
-    orders = [
-        prefixes,
-        Composition.suffixes(blocks),
-        ordering.greedy_order(prefixes[0], gain.__getitem__, cost),
-    ]
-    areas = [ordering.area(order, gain.__getitem__, cost) for order in orders]
+
+    def gains(compositions: Iterable[Composition]) -> dict[Composition, float]:
+        rungs = {c: Rung.uniform(c, lowest) for c in compositions}
+        found = measurer.measure(list(rungs.values()))
+        return {composition: found[rung].top1 for composition, rung in rungs.items()}
+
+    # One pass over the data for all that may be asked for, as long as that is not too much.
+    few = blocks <= MOST_BLOCKS_FOR_ALL
+    gains(Composition.all(blocks) if few else [*prefixes, *suffixes])
+    orders = [prefixes, suffixes, ordering.greedy_order(prefixes[0], gains, unit_bytes)]
+    gain = gains(c for order in orders for c in order)
+    areas = [ordering.area(order, gain, unit_bytes) for order in orders]
     best = max(range(len(orders)), key=areas.__getitem__)
     typical = sum(gain[c] for c in prefixes) / len(prefixes)
     error = (max(typical * (1 - typical), 0.01) / measurer.examples) ** 0.5
     return orders[best] if areas[best] > areas[0] + error else prefixes
+
+
+def arriving_bytes(arrays: Iterable[np.ndarray], bits: Bits) -> float:
+    """About how many bytes a unit's tensors take at `bits`, scales and headers left out."""
+    return sum(
+        a.size * int(bits) / 8 if bits != EXACT and precision.quantizable(a) else a.nbytes
+        for a in arrays
+    )

@@ -1,5 +1,7 @@
 """Block programs for the bundle: StableHLO with weights as inputs, for CPU, GPU and TPU."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -74,8 +76,24 @@ def export_program(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> U
     shape, dtype = _input_of(hybrid, unit)
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     specs.append(jax.ShapeDtypeStruct((batch, *shape), dtype))
-    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*specs)
+    with _no_source_lines():
+        exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*specs)
     return UnitProgram(bytes(exported.serialize()), tensor_names(hybrid, variables, unit))
+
+
+@contextlib.contextmanager
+def _no_source_lines() -> Iterator[None]:
+    """Keeps paths and lines of the exporting machine out of programs.
+
+    Otherwise equal programs differ from machine to machine and from caller to caller.
+    """
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _input_of(hybrid: HybridNetwork, unit: Unit) -> tuple[tuple[int, ...], jnp.dtype]:

@@ -50,17 +50,21 @@ class HybridNetwork:
     def from_pair(cls, pair: PairSpec, axis_name: str | None = None) -> "HybridNetwork":
         """Builds both networks and fits converters between their boundaries.
 
+        Converters are the identity where the pair says so and both networks compute in the same
+        type: an identity has no program, which could change it.
+
         Args:
           pair: the complete spec.
           axis_name: see `NetworkSpec.build`.
         """
+        teacher_type, student_type = pair.teacher.compute_dtype, pair.student.compute_dtype
+        allowed = pair.converters == "identity" and teacher_type == student_type
         converters = [
             (
-                Converter(wide, narrow, identity, pair.student.compute_dtype),
-                Converter(narrow, wide, identity, pair.teacher.compute_dtype),
+                Converter(wide, narrow, allowed and wide == narrow, student_type),
+                Converter(narrow, wide, allowed and wide == narrow, teacher_type),
             )
             for wide, narrow in pair.boundary_widths
-            for identity in [wide == narrow and pair.converters == "identity"]
         ]
         return cls(
             teacher=pair.teacher.build(axis_name),
@@ -209,9 +213,7 @@ class HybridNetwork:
         encoder, decoder = Unit("encoder", index), Unit("decoder", index)
         last = index == self.num_blocks - 1
         student_variables = self._selected_statistics(index, read, mask)
-        no_moments = (
-            jax.tree.map(jnp.zeros_like, student_variables["batch_stats"]) if train else {}
-        )
+        no_moments = jax.tree.map(jnp.zeros_like, student_variables["batch_stats"]) if train else {}
 
         def from_teacher(wide: jax.Array, narrow: jax.Array) -> Any:
             del narrow

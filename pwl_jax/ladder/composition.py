@@ -24,7 +24,8 @@ class Unit(NamedTuple):
     """
 
     kind: Kind
-    index: int
+    # A tuple's method of this name is not missed.
+    index: int  # type: ignore[assignment]
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.index}"
@@ -32,8 +33,10 @@ class Unit(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Unit":
         """Reads `"teacher/0"`; raises CompositionError on anything else."""
-        kind, slash, index = text.partition("/")
-        if kind not in get_args(Kind) or not slash or not (index.isascii() and index.isdigit()):
+        kind, _, index = text.partition("/")
+        # Python refuses to read numbers of thousands of digits, in words of its own.
+        number = index.isascii() and index.isdigit() and len(index) < 10
+        if kind not in get_args(Kind) or not number:
             raise CompositionError(
                 f"'{text}' is no unit; expected <kind>/<index> with kind one of "
                 f"{', '.join(get_args(Kind))}"
@@ -82,9 +85,7 @@ class Composition:
     @classmethod
     def suffixes(cls, blocks: int) -> list["Composition"]:
         """All N + 1 compositions whose last blocks are the teacher's, the student first."""
-        return [
-            cls((STUDENT,) * (blocks - k) + (TEACHER,) * k) for k in range(blocks + 1)
-        ]
+        return [cls((STUDENT,) * (blocks - k) + (TEACHER,) * k) for k in range(blocks + 1)]
 
     @classmethod
     def contiguous(cls, blocks: int) -> list["Composition"]:

@@ -1,9 +1,9 @@
 """Which rungs a ladder keeps, and in which order they are climbed."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
-from pwl_jax.ladder.composition import Composition
+from pwl_jax.ladder.composition import STUDENT, TEACHER, Composition, Unit
 from pwl_jax.ladder.rung import EXACT, Bits, Rung, precision_rank
 
 
@@ -48,7 +48,9 @@ def paying_rungs(rungs: Sequence[Rung], gain: Mapping[Rung, float]) -> list[Rung
 
 
 def greedy_order(
-    start: Composition, gain: Callable[[Composition], float], cost: Callable[[Composition], float]
+    start: Composition,
+    gains: Callable[[Sequence[Composition]], Mapping[Composition, float]],
+    unit_bytes: Callable[[Unit], float],
 ) -> list[Composition]:
     """An order of single swaps from `start` to the teacher by best gain per byte.
 
@@ -57,37 +59,54 @@ def greedy_order(
 
     Args:
       start: the composition to begin with.
-      gain: accuracy of a composition (validation split).
-      cost: bytes a composition reads.
+      gains: accuracies of compositions (validation split); asked once a step, for all candidates.
+      unit_bytes: what fetching a block or converter costs. One that came before costs nothing.
     """
     order = [start]
+    fetched = set(start.units())
     while not order[-1].is_teacher:
         here = order[-1]
-        candidates: Iterable[Composition] = (
-            Composition((*here.sources[:i], "T", *here.sources[i + 1 :]))
+        candidates = [
+            Composition((*here.sources[:i], TEACHER, *here.sources[i + 1 :]))
             for i, source in enumerate(here.sources)
-            if source == "S"
-        )
-        order.append(
-            max(
-                candidates,
-                key=lambda c: (gain(c) - gain(here)) / max(cost(c) - cost(here), 1.0),
-            )
-        )
+            if source == STUDENT
+        ]
+        found = gains([here, *candidates])
+        worth = [
+            (found[c] - found[here]) / max(_new_bytes(c, fetched, unit_bytes), 1.0)
+            for c in candidates
+        ]
+        order.append(candidates[worth.index(max(worth))])
+        fetched.update(order[-1].units())
     return order
 
 
 def area(
     order: Sequence[Composition],
-    gain: Callable[[Composition], float],
-    cost: Callable[[Composition], float],
+    gain: Mapping[Composition, float],
+    unit_bytes: Callable[[Unit], float],
 ) -> float:
     """Mean accuracy over the bytes that arrive from the first composition to the last.
 
-    While the bytes of a swap are on their way, the composition before it answers.
+    While the bytes of a swap are on their way, the composition before it answers. Only blocks and
+    converters that did not come before are fetched.
+
+    Args:
+      order: compositions in the order of climbing.
+      gain: accuracy of each.
+      unit_bytes: what fetching a block or converter costs.
     """
-    spans = [max(cost(there) - cost(here), 0.0) for here, there in itertools.pairwise(order)]
-    total = sum(spans)
-    if not total:
-        return gain(order[0])
-    return sum(s * gain(c) for s, c in zip(spans, order, strict=False)) / total
+    fetched = set(order[0].units())
+    total = weighted = 0.0
+    for here, there in itertools.pairwise(order):
+        span = _new_bytes(there, fetched, unit_bytes)
+        fetched.update(there.units())
+        total += span
+        weighted += span * gain[here]
+    return weighted / total if total else gain[order[0]]
+
+
+def _new_bytes(
+    composition: Composition, fetched: Set[Unit], unit_bytes: Callable[[Unit], float]
+) -> float:
+    return sum(unit_bytes(unit) for unit in composition.units() if unit not in fetched)

@@ -8,13 +8,14 @@ from pwl_jax.ladder.composition import Composition, CompositionError, Unit
 
 Bits = int | Literal["exact"]
 EXACT: Literal["exact"] = "exact"
+_WIDTHS = tuple("2345678")
 
 
 def parse_bits(text: str) -> Bits:
     """Reads 2 to 8, `exact` or its abbreviation `x`."""
     if text in ("exact", "x"):
         return EXACT
-    if text.isascii() and text.isdigit() and 2 <= int(text) <= 8:
+    if text in _WIDTHS:
         return int(text)
     raise CompositionError(f"'{text}' is no precision; expected 2 to 8 bits, or exact")
 

@@ -181,7 +181,7 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "lenet5": _lenet5(32, 3, ((3, 8), (120, 84))),
     "lenet5_half": _lenet5(32, 3, ((3, 8), (60, 42))),
     "lenet5_quarter": _lenet5(32, 3, ((2, 4), (30, 21))),
-    "lenet5_digits": _lenet5(32, 1, ((2, 2), (8, 8))),
+    "lenet5_digits": _lenet5(32, 1, ((2, 3), (20, 16))),
     "vgg": _vgg(1),
     "vgg_half": _vgg(2),
     "vgg_quarter": _vgg(4),
@@ -194,7 +194,7 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "resnet_quarter": _resnet(4),
     "resnet_digits": (
         ResNetSpec(**_DIGITS, stem_width=8, widths=(8, 16, 24, 32), depths=(2, 2, 2, 2)),
-        ResNetSpec(**_DIGITS, stem_width=4, widths=(4, 4, 4, 4), depths=(1, 1, 1, 1)),
+        ResNetSpec(**_DIGITS, stem_width=3, widths=(3, 4, 8, 12), depths=(1, 1, 1, 1)),
     ),
     "vit": _vit(1),
     "vit_half": _vit(2),

@@ -57,7 +57,14 @@ class Checkpoints:
             manager.close()
 
     def save(self, state: TrainState, iterator: Any, notes: dict[str, Any]) -> None:
-        """Saves all that resuming needs, in the background."""
+        """Saves all that resuming needs, in the background; not twice at the same step.
+
+        Results that were saved before are complete first: where a run resumes, they are there.
+        """
+        if self._resume.latest_step() == int(state.step):
+            return
+        for manager in self._results.values():
+            manager.wait_until_finished()
         self._resume.save(
             int(state.step),
             args=ocp.args.Composite(

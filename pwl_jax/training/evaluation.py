@@ -28,6 +28,11 @@ class Accuracy:
     examples: int
 
 
+def fitting_batch(size: int, examples: int, mesh: Mesh) -> int:
+    """The batch size nearest to `size` that wastes little on few examples and fits the mesh."""
+    return -(-min(size, examples) // mesh.size) * mesh.size
+
+
 @jax.jit
 def _summary(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
     """Weighted correct answers, summed loss and examples: f32[3]."""

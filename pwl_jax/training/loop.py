@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -24,6 +24,7 @@ from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.training import calibration, workdir
 from pwl_jax.training.checkpoints import Checkpoints
 from pwl_jax.training.config import RunConfig
+from pwl_jax.training.evaluation import fitting_batch
 from pwl_jax.training.metrics import MetricsWriter, Progress
 from pwl_jax.training.step import device_mesh, mapped_step, replicate, shard_batch
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
@@ -101,17 +102,57 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
 
     Args:
       config: of the run.
-      teacher_workdir: where `distill` finds its teacher; without one the teacher is untrained,
-        which serves only to look at shapes.
+      teacher_workdir: where `distill` finds its teacher; without one the teacher is untrained.
 
     Raises:
-      UserError: data, config or teacher that do not fit.
+      UserError: data or config that do not fit.
     """
+    mesh = _mesh_for(config)
+    training, validation = _open_data(config)
+    total = len(training) // config.batch_size * config.epochs
+    init = functools.partial(_initial_variables, config, training, mesh, teacher_workdir)
+    return Run(config, mesh, _define_task(config, mesh, total, init), training, validation, total)
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+    """What one step of the run costs, without computing; needs neither teacher nor data.
+
+    Returns:
+      `devices` and what `step_cost` finds; `steps`, `examples` and `validation_examples` where
+      the data are at hand, else `no_data`, which says why not.
+    """
+    mesh = _mesh_for(config)
+    facts: dict[str, Any] = {"devices": mesh.size}
+    total = config.epochs
+    try:
+        training, validation = _open_data(config)
+    except sources.DataError as error:
+        facts["no_data"] = str(error)
+    else:
+        total = len(training) // config.batch_size * config.epochs
+        facts |= {
+            "steps": total,
+            "examples": len(training),
+            "validation_examples": len(validation),
+        }
+    task = _define_task(config, mesh, total, lambda hybrid: hybrid.init(jax.random.key(0)))
+    return {**facts, **step_cost(config, task, mapped_step(task.program, mesh))}
+
+
+def _mesh_for(config: RunConfig) -> Mesh:
+    """All devices; raises TrainingError where a batch does not divide among them."""
     mesh = device_mesh()
     if config.batch_size % mesh.size:
         raise TrainingError(
             f"batch_size {config.batch_size} does not divide among {mesh.size} devices"
         )
+    return mesh
+
+
+def _open_data(
+    config: RunConfig,
+) -> tuple[pipeline.PreparedSource, pipeline.PreparedSource]:
+    """Training and validation images; raises where they are missing, too few or of other classes."""
     data = config.data
     load = functools.partial(
         sources.load,
@@ -127,38 +168,21 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
         )
     preprocessing = workdir.preprocessing_of(config)
     training = pipeline.PreparedSource(source, preprocessing)
-    validation = pipeline.PreparedSource(load("validation"), preprocessing)
-    steps_per_epoch = len(training) // config.batch_size
-    if not steps_per_epoch:
+    if len(training) < config.batch_size:
         raise TrainingError(
             f"batch_size {config.batch_size} is larger than the {len(training)} training images"
         )
-    total = steps_per_epoch * config.epochs
+    return training, pipeline.PreparedSource(load("validation"), preprocessing)
+
+
+def _define_task(
+    config: RunConfig, mesh: Mesh, total: int, init: Callable[[HybridNetwork], Variables]
+) -> Task:
+    preprocessing = workdir.preprocessing_of(config)
     transform = functools.partial(augment, config=config.augmentation, preprocessing=preprocessing)
     if config.task == "distill":
-        task = distillation_task(
-            config,
-            mesh,
-            transform,
-            preprocessing.normalize,
-            total,
-            functools.partial(_initial_variables, config, training, teacher_workdir),
-        )
-    else:
-        task = network_task(config, mesh, transform, preprocessing.normalize, total)
-    return Run(config, mesh, task, training, validation, total)
-
-
-def dry_run(config: RunConfig) -> dict[str, Any]:
-    """What one step of the run costs, without running or needing anything but the data."""
-    run = prepare(config)
-    return {
-        "steps": run.total,
-        "examples": len(run.training),
-        "validation_examples": len(run.validation),
-        "devices": run.mesh.size,
-        **step_cost(config, run.task, run.step),
-    }
+        return distillation_task(config, mesh, transform, preprocessing.normalize, total, init)
+    return network_task(config, mesh, transform, preprocessing.normalize, total)
 
 
 def train(
@@ -183,12 +207,15 @@ def train(
       UserError: anything that does not fit, or a loss that is no longer finite.
     """
     run = prepare(config, teacher_workdir)
-    workdir.write_config(run_dir, config)
+    workdir.check_config(run_dir, config)
     main_process = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        checkpoints = stack.enter_context(Checkpoints(run_dir))
+        # Reads the teacher: until it is known to fit, nothing is written.
         state = replicate(run.task.program.init(run.task.init()), run.mesh)
+        if main_process:
+            workdir.write_config(run_dir, config)
+        checkpoints = stack.enter_context(Checkpoints(run_dir))
         masks = replicate(run.task.masks(state.variables), run.mesh)
         iterator = pipeline.train_iterator(
             run.training,
@@ -211,21 +238,27 @@ def train(
         steps_per_epoch = run.total // config.epochs
         save_every = config.checkpoint_every_steps or steps_per_epoch
         step_program = run.step
+        wait = _waits_for_each_step(run.mesh)
         pending: tuple[int, Any] | None = None
         while step < run.total and not stop.at(step):
             batch = shard_batch(next(iterator), run.mesh)
             state, metrics = step_program(state, batch, masks)
+            if wait:
+                jax.block_until_ready(state)
             step += 1
             # Read one step late: the device is at work on this step meanwhile.
             _report(writer, bar, pending)
             pending = (step, metrics)
             epoch, within = divmod(step, steps_per_epoch)
-            due = not within and not epoch % config.eval_every_epochs
-            if due or step == run.total:
+            assess = step == run.total or (not within and not epoch % config.eval_every_epochs)
+            save = step == run.total or step % save_every == 0
+            if assess or save:
+                # What is saved was seen to be finite, and its metrics are on disk before it is.
                 _report(writer, bar, pending)
                 pending = None
+            if assess:
                 notes = _assess(run, checkpoints, writer, bar, step, state.variables, notes)
-            if step % save_every == 0 or step == run.total:
+            if save:
                 checkpoints.save(state, iterator, notes)
         _report(writer, bar, pending)
         if step < run.total:
@@ -234,9 +267,19 @@ def train(
         return RunResult(step, run.total, notes["values"])
 
 
+def _waits_for_each_step(mesh: Mesh) -> bool:
+    """Whether steps must not overlap.
+
+    Several devices of one CPU share its threads: collectives of two executions that are under way
+    at once can wait for each other's threads. There is nothing to gain there by running ahead.
+    """
+    return mesh.size > 1 and jax.default_backend() == "cpu"
+
+
 def _initial_variables(
     config: RunConfig,
     training: pipeline.PreparedSource,
+    mesh: Mesh,
     teacher_workdir: epath.PathLike | None,
     hybrid: HybridNetwork,
 ) -> Variables:
@@ -247,17 +290,18 @@ def _initial_variables(
     variables = initial_variables(hybrid.init, rng, teacher)
     if config.converter_init == "least_squares":
         preprocessing = workdir.preprocessing_of(config)
-        batch = next(iter(_calibration_batches(config, training)))
+        batch = next(iter(_calibration_batches(config, training, mesh)))
         images = preprocessing.normalize(batch["image"])
         variables = calibration.initialised_converters(hybrid, variables, images)
     return variables
 
 
 def _calibration_batches(
-    config: RunConfig, training: pipeline.PreparedSource
+    config: RunConfig, training: pipeline.PreparedSource, mesh: Mesh
 ) -> Iterator[dict[str, Any]]:
-    """Full batches of training images, at most `calibration_examples` of them, in fixed order."""
+    """Full batches of training images, about `calibration_examples` of them, in fixed order."""
     size = min(config.eval_batch_size, len(training))
+    size = max(size // mesh.size, 1) * mesh.size
     count = max(min(config.calibration_examples, len(training)) // size, 1)
     batches = pipeline.eval_batches(training, size)
     for _, batch in zip(range(count), batches, strict=False):
@@ -273,22 +317,31 @@ def _assess(
     variables: Variables,
     notes: dict[str, Any],
 ) -> dict[str, Any]:
-    """Evaluates, saves the variables where they are the best or the last, and says so."""
-    config = run.config
-    chosen_on = run.validation if len(run.validation) else run.training
+    """Evaluates, saves the variables where they are the best or the last, and says so.
+
+    Without a validation split nothing is chosen: training images are evaluated, and only the last
+    result is saved.
+    """
+    split, images = ("validation", run.validation) if len(run.validation) else (
+        "training", run.training
+    )
     found = run.task.assess(
         variables,
-        lambda: pipeline.eval_batches(chosen_on, config.eval_batch_size),
-        lambda: _calibration_batches(config, run.training),
+        lambda: pipeline.eval_batches(
+            images, fitting_batch(run.config.eval_batch_size, len(images), run.mesh)
+        ),
+        lambda: _calibration_batches(run.config, run.training, run.mesh),
     )
-    values = {f"validation/{name}": value for name, value in found.values.items()}
+    values = {f"{split}/{name}": value for name, value in found.values.items()}
     writer.write(step, values)
-    bar.say(
-        f"step {step}: "
-        + "  ".join(f"{n.removesuffix('/top1')} {100 * v:.1f}" for n, v in found.values.items()
-                    if n.endswith("top1"))
-    )
-    if len(run.validation) and (notes["best"] is None or found.score > notes["best"]["score"]):
+    top1 = {
+        name.removesuffix("/top1"): f"{100 * value:.1f}"
+        for name, value in found.values.items()
+        if name.endswith("/top1")
+    }
+    bar.say(f"step {step}: " + "  ".join(f"{name} {value}" for name, value in top1.items()))
+    best = notes["best"]
+    if split == "validation" and (best is None or found.score > best["score"]):
         checkpoints.save_result("best", step, found.variables)
         notes = {**notes, "best": {"step": step, "score": found.score}}
     if step == run.total:
@@ -297,17 +350,15 @@ def _assess(
 
 
 def _report(writer: MetricsWriter, bar: Progress, pending: tuple[int, Any] | None) -> None:
-    """Writes the metrics of a finished step; raises TrainingError where the loss went bad."""
+    """Writes the metrics of a finished step; raises TrainingError where one is not finite."""
     if pending is None:
         return
     step, metrics = pending
-    values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
-    loss = values["train/loss"]
-    if not np.isfinite(loss):
-        bad = [name for name, value in values.items() if not np.isfinite(value)]
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
         raise TrainingError(
-            f"the loss is {loss} at step {step} ({', '.join(bad)}); lower the learning rate or "
-            "clip gradients"
+            f"step {step} is not finite ({', '.join(bad)}); lower the learning rate"
         )
-    writer.write(step, values)
-    bar.advance(loss)
+    writer.write(step, {f"train/{name}": value for name, value in values.items()})
+    bar.advance(values["loss"])

@@ -6,27 +6,34 @@ PWL (arXiv 2509.22319) and its PyTorch baseline define `hard`, `soft`, `sync`, `
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
+Logits = Float[Array, "batch classes"]
+Labels = Int[Array, " batch"]
+Scalar = Float[Array, ""]
+Features = Float[Array, "batch *positions channels"]
 Converter = Callable[[jax.Array], jax.Array]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: Logits, labels: Labels) -> Scalar:
     """Mean cross-entropy in nats. logits: f32[batch, classes], labels: int[batch]."""
+    chex.assert_rank([logits, labels], [2, 1])
+    chex.assert_equal_shape_prefix([logits, labels], 1)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def soft_cross_entropy(
-    teacher_logits: jax.Array, logits: jax.Array, temperature: float
-) -> jax.Array:
+def soft_cross_entropy(teacher_logits: Logits, logits: Logits, temperature: float) -> Scalar:
     """T^2 KL(teacher || other) of the softened distributions, mean over the batch.
 
     Args:
       teacher_logits, logits: f32[batch, classes].
       temperature: T; the factor T^2 keeps gradients on the scale of the hard loss.
     """
+    chex.assert_equal_shape([teacher_logits, logits])
     teacher = jax.nn.log_softmax(teacher_logits / temperature)
     other = jax.nn.log_softmax(logits / temperature)
     divergence = (jnp.exp(teacher) * (teacher - other)).sum(-1)
@@ -34,19 +41,21 @@ def soft_cross_entropy(
 
 
 def distillation(
-    teacher_logits: jax.Array,
-    logits: jax.Array,
-    labels: jax.Array,
+    teacher_logits: Logits,
+    logits: Logits,
+    labels: Labels,
     temperature: float,
     alpha: float,
-) -> jax.Array:
+) -> Scalar:
     """alpha CE + (1 - alpha) T^2 KL: what a stream's logits are trained by."""
     hard = alpha * cross_entropy(logits, labels)
     soft = (1 - alpha) * soft_cross_entropy(teacher_logits, logits, temperature)
     return hard + soft
 
 
-def cosine_similarity(a: jax.Array, b: jax.Array, epsilon: float = 1e-8) -> jax.Array:
+def cosine_similarity(
+    a: Float[Array, "batch n"], b: Float[Array, "batch n"], epsilon: float = 1e-8
+) -> Float[Array, " batch"]:
     """Cosine of the angle between rows. a, b: [batch, n] to [batch]; each norm at least epsilon."""
     dot = (a * b).sum(-1)
     norm_a = jnp.sqrt(jnp.maximum((a * a).sum(-1), epsilon**2))
@@ -54,19 +63,20 @@ def cosine_similarity(a: jax.Array, b: jax.Array, epsilon: float = 1e-8) -> jax.
     return dot / (norm_a * norm_b)
 
 
-def feature_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+def feature_distance(a: Features, b: Features) -> Scalar:
     """MSE(a, b) + mean over the batch of 1 - cosine, features flattened per example.
 
     a, b: [batch, ...] of equal shape; computed in float32.
     """
+    chex.assert_equal_shape([a, b])
     a = a.astype(jnp.float32).reshape(a.shape[0], -1)
     b = b.astype(jnp.float32).reshape(b.shape[0], -1)
     return jnp.square(a - b).mean() + (1 - cosine_similarity(a, b)).mean()
 
 
 def synchronisation(
-    student: jax.Array, teacher: jax.Array, encoded: jax.Array, decoder: Converter
-) -> jax.Array:
+    student: Features, teacher: Features, encoded: Features, decoder: Converter
+) -> Scalar:
     """d(f_s, E f_t) + d(f_t, D f_s) at one boundary.
 
     Args:
@@ -79,12 +89,12 @@ def synchronisation(
 
 
 def reconstruction(
-    student: jax.Array,
-    teacher: jax.Array,
-    encoded: jax.Array,
+    student: Features,
+    teacher: Features,
+    encoded: Features,
     encoder: Converter,
     decoder: Converter,
-) -> jax.Array:
+) -> Scalar:
     """d(f_t, D E f_t) + d(f_s, E D f_s) at one boundary; arguments as in `synchronisation`."""
     return feature_distance(teacher, decoder(encoded)) + feature_distance(
         student, encoder(decoder(student))

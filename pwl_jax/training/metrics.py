@@ -25,7 +25,9 @@ class MetricsWriter:
         if self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-        self._path.write_text("".join(line + "\n" for line in kept))
+        partial = self._path.with_name(f"{self._path.name}.partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(self._path)
         self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
 
     def __enter__(self) -> "MetricsWriter":

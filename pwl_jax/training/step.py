@@ -82,7 +82,8 @@ def per_device_step(
     same state. Works under `jax.shard_map` and under literal `jax.pmap`.
 
     Returns:
-      The new state, and `loss` with every term as scalars.
+      The new state, and as scalars `loss`, every term, and `update_norm`, which is finite exactly
+      where the update is.
     """
     rng = jax.random.fold_in(jax.random.key(program.seed), state.step)
     augment_rng, loss_rng = jax.random.split(rng)
@@ -112,6 +113,7 @@ def per_device_step(
         "batch_stats": jax.lax.pmean(outputs.batch_stats, AXIS),
     }
     metrics = jax.lax.pmean({"loss": value, **outputs.terms}, AXIS)
+    metrics["update_norm"] = optax.tree.norm(updates)
     return TrainState(state.step + 1, variables, opt_state), metrics
 
 

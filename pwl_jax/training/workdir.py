@@ -14,7 +14,12 @@ from pwl_jax.ladder import Composition
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training.checkpoints import CheckpointError, Which, read_json, restore_variables
 from pwl_jax.training.config import RunConfig, differences
-from pwl_jax.training.evaluation import Accuracy, Evaluator, evaluate_compositions
+from pwl_jax.training.evaluation import (
+    Accuracy,
+    Evaluator,
+    evaluate_compositions,
+    fitting_batch,
+)
 from pwl_jax.training.step import device_mesh
 
 
@@ -35,26 +40,41 @@ class TrainedModel:
     step: int
 
 
-def write_config(workdir: epath.PathLike, config: RunConfig) -> None:
-    """Writes `config.json`, or checks that the one there is the same.
+def check_config(workdir: epath.PathLike, config: RunConfig) -> bool:
+    """Whether the workdir holds a run, which then must have this config. Writes nothing.
 
     Raises:
       CheckpointError: naming the first differences to the run that the workdir holds.
     """
-    root = epath.Path(workdir)
-    path = root / "config.json"
-    if path.exists():
-        found = differences(config, read_config(workdir))
-        if found:
-            raise CheckpointError(
-                f"'{workdir}' holds a run with another config ({'; '.join(found[:3])}); resume it "
-                "with its own config or choose another workdir"
-            )
+    if not (epath.Path(workdir) / "config.json").exists():
+        return False
+    found = differences(config, read_config(workdir))
+    if found:
+        raise CheckpointError(
+            f"'{workdir}' holds a run with another config ({'; '.join(found[:3])}); resume it "
+            "with its own config or choose another workdir"
+        )
+    return True
+
+
+def write_config(workdir: epath.PathLike, config: RunConfig) -> None:
+    """Makes the workdir with its `config.json`, or checks that the one there is the same.
+
+    Raises:
+      CheckpointError: another config is there, or the folder cannot be written.
+    """
+    if check_config(workdir, config):
         return
-    root.mkdir(parents=True, exist_ok=True)
+    root = epath.Path(workdir)
     partial = root / "config.json.partial"
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    partial.rename(path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        partial.rename(root / "config.json")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to workdir '{workdir}': {error.strerror or error}"
+        ) from error
 
 
 def read_config(workdir: epath.PathLike) -> RunConfig:
@@ -150,11 +170,10 @@ def measure(
     preprocessing = preprocessing_of(model.config)
     prepared = pipeline.PreparedSource(source, preprocessing)
     mesh = device_mesh()
-    batch_size = -(-min(batch_size, len(prepared)) // mesh.size) * mesh.size
     return evaluate_compositions(
         Evaluator(model.hybrid, mesh),
         model.variables,
         compositions,
-        pipeline.eval_batches(prepared, batch_size),
+        pipeline.eval_batches(prepared, fitting_batch(batch_size, len(prepared), mesh)),
         preprocessing.normalize,
     )

@@ -1,0 +1,38 @@
+"""Writes the weights of one composition of a distilled pair to a single file.
+
+  python -m launch.export_weights --workdir=W/pwl --composition=TTSS --output=x.safetensors
+
+SSSS is the student alone, TTTT the teacher alone. The file holds the tensors that the composition
+reads, under their names in the checkpoint, and the pair's complete spec.
+"""
+
+from absl import flags
+
+from launch import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.")
+_COMPOSITION = flags.DEFINE_string("composition", None, "One letter T or S a block, such as TTSS.")
+_FORMAT = flags.DEFINE_enum("format", "safetensors", ["safetensors"], "Format of the file.")
+_OUTPUT = flags.DEFINE_string("output", None, "The file to write.")
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
+)
+flags.mark_flags_as_required(["workdir", "composition", "output"])
+
+
+def main() -> None:
+    """Runs the command from its flags."""
+    from pwl_jax import interop
+    from pwl_jax.ladder import Composition
+    from pwl_jax.training import workdir
+
+    blocks = workdir.read_config(_WORKDIR.value).pair.num_blocks
+    composition = Composition.parse(_COMPOSITION.value, blocks)
+    model = workdir.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    weights = interop.ComposedWeights(model.config.pair, composition, model.variables)
+    size = interop.write_weights(_OUTPUT.value, weights)
+    print(f"{composition} of step {model.step}, {size:,} bytes of weights: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,87 @@
+"""Answers from a training workdir as a bundle's executor would: same programs, same batches."""
+
+import contextlib
+import os
+from typing import Any
+
+import numpy as np
+
+from pwl_jax.errors import UserError
+from pwl_jax.export.exporter import unit_tensors
+from pwl_jax.export.programs import export_program, units_of
+from pwl_jax.ladder import EXACT, Composition, Rung
+from pwl_jax.runtime import Prediction
+from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
+from pwl_jax.runtime.executor import OWN_STREAM, Executor, Step, create_executor
+from pwl_jax.training import workdir
+from pwl_jax.training.checkpoints import Which
+
+
+def workdir_prediction(
+    path: str | os.PathLike[str],
+    inputs: Any,
+    rung: str | None = None,
+    which: Which = "best",
+    executor: str = "auto",
+) -> Prediction:
+    """What the networks of a workdir answer, equal bit for bit to a bundle's exact rungs.
+
+    Args:
+      path: workdir of a distillation.
+      inputs: as `LiveModel.predict` takes them.
+      rung: any composition, bare or exact; None for the teacher.
+      which: checkpoint.
+      executor: name of the executor that computes.
+
+    Raises:
+      UserError: no such workdir, a rung that no checkpoint holds, or wrong inputs.
+    """
+    model = workdir.load_model(path, which)
+    exact = exact_rung(rung, model.hybrid.num_blocks)
+    images = workdir.preprocessing_of(model.config)(inputs)
+    if not len(images):
+        raise UserError("the batch is empty; expected at least one image")
+    runner = create_executor(executor)
+    steps = _steps(model, exact.composition, runner)
+    logits = [
+        runner.run(steps, batch)[:count]
+        for batch, count in padded_batches(images, LARGEST_BATCH, exact=True)
+    ]
+    return Prediction(np.concatenate(logits), exact.name, runner.name, _class_names(model))
+
+
+def exact_rung(text: str | None, blocks: int) -> Rung:
+    """The exact rung of a composition that is named alone or with `@exact`.
+
+    Raises:
+      UserError: it does not parse, has another number of blocks, or another precision.
+    """
+    if text is None:
+        return Rung.uniform(Composition.prefix(blocks, blocks), EXACT)
+    composition = Composition.parse(text.partition("@")[0], blocks)
+    exact = Rung.uniform(composition, EXACT)
+    if "@" in text and Rung.parse(text) != exact:
+        raise UserError(f"rung {text}: a workdir holds exact weights only; expected {exact}")
+    return exact
+
+
+def _steps(
+    model: workdir.TrainedModel, composition: Composition, runner: Executor
+) -> tuple[Step, ...]:
+    """The blocks of a composition, loaded from the checkpoint; identities are nothing."""
+    tensors, held = unit_tensors(model), set(units_of(model.hybrid))
+    steps = []
+    for unit in (unit for unit in composition.units() if unit in held):
+        exported = export_program(model.hybrid, model.variables, unit)
+        program = runner.read_program(unit, exported.data, exported.bindings)
+        entry = composition.entry(unit.index) if unit.kind == "student" else None
+        block = runner.load(program, tensors[unit])
+        steps.append(Step(block, OWN_STREAM if entry is None else str(entry)))
+    return tuple(steps)
+
+
+def _class_names(model: workdir.TrainedModel) -> tuple[str, ...]:
+    """Where the data are not at hand, classes go by their numbers."""
+    with contextlib.suppress(UserError):
+        return workdir.open_data(model.config, "test").classes
+    return ()

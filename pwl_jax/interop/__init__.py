@@ -1,0 +1,10 @@
+"""Weights from and to other formats."""
+
+from pwl_jax.interop.safetensors_weights import (
+    ComposedWeights,
+    InteropError,
+    read_weights,
+    write_weights,
+)
+
+__all__ = ["ComposedWeights", "InteropError", "read_weights", "write_weights"]

@@ -1,0 +1,82 @@
+"""export, export_weights and predict --workdir, on a workdir that no training made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pwl_jax.bundle import BundleReader
+from pwl_jax.interop import read_weights
+from tests.tiny_models import images_of, tiny_model, write_workdir
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(command, **flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{command}", *(f"--{k}={v}" for k, v in flags.items())],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir. Do not change it."""
+    path = tmp_path_factory.mktemp("trained") / "workdir"
+    write_workdir(path, tiny_model("vgg"))
+    return path
+
+
+@pytest.mark.slow
+def test_a_bundle_and_its_workdir_predict_the_same(trained, tmp_path):
+    made = run("export", workdir=trained, bundle=tmp_path / "b", bits="4,exact", measure="false")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert "TTT@exact" in made.stdout and "no validation split" in made.stdout
+    assert BundleReader.open(tmp_path / "b").ladder[0].name == "SSS@4"
+    np.save(tmp_path / "x.npy", images_of(tiny_model("vgg"), 5))
+    for source in ("bundle", "workdir"):
+        place = {"bundle": tmp_path / "b", "workdir": trained}[source]
+        flags = {source: place, "input": tmp_path / "x.npy", "output": tmp_path / f"{source}.npy"}
+        answer = run("predict", **flags)
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert answer.stdout.startswith("rung TTT@exact, executor jax\n")
+    assert (tmp_path / "bundle.npy").read_bytes() == (tmp_path / "workdir.npy").read_bytes()
+
+
+def test_weights_of_a_composition(trained, tmp_path):
+    output = tmp_path / "x.safetensors"
+    result = run("export_weights", workdir=trained, composition="TSS", output=output)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("TSS of step 3, ")
+    assert str(read_weights(output, tiny_model("vgg").config.pair).composition) == "TSS"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "status", "message"),
+    [
+        ("export_weights", {"composition": "TSSS"}, 1, "this network has 3"),
+        ("export_weights", {"format": "onnx"}, 2, "value should be one of"),
+        ("export", {"bits": "8,4,exact"}, 1, "[8, 4, 'exact']"),
+        ("predict", {"rung": "TSS@4"}, 1, "a workdir holds exact weights only"),
+        ("predict", {"workdir": "/no/such"}, 1, "no run's config at '/no/such/config.json'"),
+    ],
+)
+def test_mistakes_end_in_one_line(trained, tmp_path, command, change, status, message):
+    np.save(tmp_path / "x.npy", images_of(tiny_model("vgg"), 1))
+    own = {
+        "export_weights": {"composition": "TSS", "output": tmp_path / "out"},
+        "export": {"bundle": tmp_path / "out", "measure": "false"},
+        "predict": {"input": tmp_path / "x.npy", "output": tmp_path / "out"},
+    }
+    result = run(command, **{"workdir": trained, **own[command], **change})
+    assert result.returncode == status
+    assert result.stderr.startswith(f"launch.{command}: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]

@@ -1,0 +1,63 @@
+"""A workdir answers as the bundle that is exported from it, to the bit (DESIGN's first promise)."""
+
+import numpy as np
+import pytest
+
+from launch.workdir_model import exact_rung, workdir_prediction
+from pwl_jax.errors import UserError
+from pwl_jax.export import export_bundle
+from pwl_jax.ladder import EXACT
+from pwl_jax.runtime import LiveModel
+from pwl_jax.training import workdir
+from tests.tiny_models import images_of, tiny_model, write_workdir
+
+
+# 66 images are one batch of 64, and the rest of another size.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "requests"), [("resnet", [(None, 66)]), ("vit", [(None, 3), ("STT", 2)])]
+)
+def test_workdir_and_bundle_give_the_same_bits(tmp_path, family, requests):
+    model = tiny_model(family)
+    write_workdir(tmp_path / "workdir", model)
+    loaded = workdir.load_model(tmp_path / "workdir")
+    export_bundle(loaded, tmp_path / "bundle", (4, EXACT), None, None)
+    for rung, count in requests:
+        images = images_of(model, count)
+        answer = workdir_prediction(tmp_path / "workdir", images, rung)
+        options = {"climb": False, "exact_batches": True, "warm_batches": ()}
+        with LiveModel.open(tmp_path / "bundle", rung=rung, **options) as live:
+            expected = live.predict(images)
+        assert answer.logits.tobytes() == expected.logits.tobytes()
+        assert answer.logits.shape == (count, 10) and len(np.unique(answer.logits)) > count
+        assert (answer.rung, answer.executor) == (expected.rung, expected.executor)
+        assert answer.class_names == tuple("0123456789")
+
+
+def test_images_are_prepared_as_the_bundle_would(tmp_path):
+    write_workdir(tmp_path, tiny_model("vgg"))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8)
+    prepared = workdir.preprocessing_of(tiny_model("vgg").config)(pixels)
+    answers = [workdir_prediction(tmp_path, inputs, "SSS") for inputs in (pixels, prepared)]
+    assert answers[0].logits.tobytes() == answers[1].logits.tobytes()
+    for inputs, message in (
+        (np.zeros((2, 9, 8, 1), np.float32), "8"),
+        (np.zeros((0, 8, 8, 1), np.float32), "empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            workdir_prediction(tmp_path, inputs, "SSS")
+
+
+def test_exact_rungs():
+    assert exact_rung(None, 4).name == "TTTT@exact"
+    for text in ("TSTS", "TSTS@exact", "TSTS@x", "TSTS@x-x-x-x"):
+        assert exact_rung(text, 4).name == "TSTS@exact"
+    for text, message in {
+        "TSTS@4": "a workdir holds exact weights only; expected TSTS@exact",
+        "TSTS@x-x-x-4": "a workdir holds exact weights only",
+        "TST": "has 3 blocks; this network has 4",
+        "TSTS@": "'' is no precision",
+        "T-TS": "is no composition",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            exact_rung(text, 4)

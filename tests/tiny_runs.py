@@ -1,0 +1,106 @@
+"""Training runs of seconds: the tiny VGG pair on scikit-learn's digits, augmentation on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.hybrid.masks import leaf_names
+from pwl_jax.training import checkpoints, loop, workdir
+from pwl_jax.training.config import RunConfig, run_config
+from tests.tiny_pairs import tiny_pair
+
+ROOT = Path(__file__).parents[1]
+
+
+def fields(**changes):
+    """What a config file holds; four steps an epoch, eight in all."""
+    return {
+        "pair": tiny_pair("vgg").to_dict(),
+        "data": {"name": "digits"},
+        "augmentation": {"flip": True, "crop_padding": 1},
+        "optimizer": {"learning_rate": 0.02},
+        "batch_size": 256,
+        "epochs": 2,
+        "checkpoint_every_steps": 3,
+        "calibration_examples": 256,
+        "eval_batch_size": 128,
+        **changes,
+    }
+
+
+def config(task, **changes) -> RunConfig:
+    """The run that `fields` describe."""
+    return run_config(fields(**changes), task)
+
+
+def config_file(path, **changes):
+    """A config file with a complete spec as its pair."""
+    path.write_text(
+        "from ml_collections import ConfigDict\n\n"
+        f"def get_config():\n    return ConfigDict({fields(**changes)!r})\n"
+    )
+    return path
+
+
+def train(run, where, teacher=None):
+    """`loop.train` without a progress bar."""
+    return loop.train(run, where, teacher, progress=False)
+
+
+def command(module, *arguments, devices=1):
+    """The command line of an entry point and its environment."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    if jax.config.jax_compilation_cache_dir:
+        environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    return [sys.executable, "-m", module, *map(str, arguments)], environment
+
+
+def launched(module, *arguments, devices=1):
+    """An entry point run to its end, output captured."""
+    line, environment = command(module, *arguments, devices=devices)
+    return subprocess.run(
+        line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def leaves(where, which="last"):
+    """Every leaf of a result by name, as NumPy arrays."""
+    run = workdir.read_config(where)
+    if run.task == "distill":
+        like = workdir.abstract_variables(HybridNetwork.from_pair(run.pair))
+    else:
+        network = run.pair.teacher.build()
+        like = {"teacher": jax.eval_shape(network.init, jax.random.key(0))}
+    _, variables = checkpoints.restore_variables(where, like, which)
+    arrays = map(np.asarray, jax.tree.leaves(variables))
+    return dict(zip(leaf_names(variables), arrays, strict=True))
+
+
+def assert_same_bits(ours, theirs):
+    """Both workdirs ended with the same bits in every leaf."""
+    a, b = leaves(ours), leaves(theirs)
+    assert a.keys() == b.keys()
+    for name, leaf in a.items():
+        assert leaf.tobytes() == b[name].tobytes(), name
+
+
+def metric_lines(where):
+    """The parsed lines of `metrics.jsonl`; a last one that is still being written is left out."""
+    *lines, _ = (Path(where) / "metrics.jsonl").read_text().split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def trained_steps(where):
+    """The steps whose training metrics were written, in the order of the file."""
+    return [line["step"] for line in metric_lines(where) if "train/loss" in line]
