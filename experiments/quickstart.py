@@ -20,7 +20,7 @@ from pwl_jax.data import pipeline
 from pwl_jax.errors import UserError
 from pwl_jax.export import export_bundle
 from pwl_jax.ladder import EXACT, Bits, Composition, Ladder
-from pwl_jax.runtime import LiveModel
+from pwl_jax.runtime import Event, LiveModel
 from pwl_jax.serving.bundle_server import serve_folder
 from pwl_jax.training import composition_report, loop, workdir
 from pwl_jax.training.config import run_config
@@ -156,9 +156,17 @@ def climb_while_answering(
     speed = ladder.rungs[-1].cumulative_bytes / CLIMB_SECONDS
     answers: list[Answer] = []
     errors: list[str] = []
+    reached: dict[str, float] = {}
+    fetched: dict[str, int] = {}
     done = threading.Event()
 
-    def ask(model: LiveModel, opened: float) -> None:
+    def note(event: Event) -> None:
+        # From before opening: the manifest comes over the same link.
+        if event.kind == "rung" and event.rung:
+            reached[event.rung] = time.monotonic() - opened
+            fetched[event.rung] = event.bytes_fetched
+
+    def ask(model: LiveModel) -> None:
         while True:
             last = done.is_set()
             start = time.monotonic()
@@ -176,19 +184,18 @@ def climb_while_answering(
 
     with serve_folder(bundle, speed) as url:
         opened = time.monotonic()
-        with LiveModel.open(url, warm_batches=(len(images),)) as model:
-            asking = threading.Thread(target=ask, args=(model, opened))
+        with LiveModel.open(url, on_event=note) as model:
+            asking = threading.Thread(target=ask, args=(model,))
             asking.start()
             try:
                 model.wait(ladder.rungs[-1].name, timeout=20 * CLIMB_SECONDS)
             finally:
                 done.set()
                 asking.join()
-            events = [event for event in model.events if event.kind == "rung" and event.rung]
             last_logits = model.predict(images).logits
     return Climb(
-        {str(event.rung): event.seconds for event in events},
-        {str(event.rung): event.bytes_fetched for event in events},
+        reached,
+        fetched,
         answers,
         errors,
         last_logits,

@@ -83,10 +83,10 @@ def _charts(outcome: Outcome, output: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     left.bar([rung.name for rung in rungs], accuracy, color="#4477aa")
     left.axhline(100 * outcome.teacher_top1, color="#aa3377", linestyle="--", label="teacher")
-    left.set_ylim(max(min(accuracy) - 10, 0), 101)
+    left.set_ylim(max(min(accuracy) - 5, 0), 101)
     left.tick_params(axis="x", rotation=60)
     left.set_ylabel("top-1 %, test")
-    left.legend(loc="lower right")
+    left.legend(loc="upper left")
     right.step([rung.cumulative_bytes / 1000 for rung in rungs], accuracy, where="post", marker="o")
     prefixes = [r for r in outcome.rows if Composition.parse(r["composition"]).is_prefix]
     right.plot(

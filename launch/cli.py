@@ -45,7 +45,8 @@ def _run_main(main: Callable[[], object], arguments: Sequence[str]) -> int:
     if len(arguments) > 1:
         fail(f"unexpected argument '{arguments[1]}' (--help lists the flags)", EXIT_USAGE)
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+        # Libraries warn of what this program then says better, in its one line.
+        logging.set_verbosity(logging.ERROR)
     try:
         main()
         sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Distils a progressive student: every prefix is trained in every step, the teacher is frozen.
+r"""Distils a progressive student: every prefix is trained in every step, the teacher is frozen.
 
-  python -m launch.distill --config=experiments/configs/resnet_cifar10.py \\
+  python -m launch.distill --config=experiments/configs/resnet_cifar10.py \
       --teacher=W/teacher --workdir=W/pwl
 
 The same command resumes a run that was stopped. --dry_run prints shapes, parameters, bytes and

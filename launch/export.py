@@ -6,12 +6,16 @@ Order and rungs are chosen on the validation split; the test split is only repor
 data are not at hand, --nomeasure keeps prefix order and writes no accuracies.
 """
 
+from typing import Any
+
 from absl import flags
 
 from launch import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.")
-_BUNDLE = flags.DEFINE_string("bundle", None, "Folder to write; an existing bundle is replaced.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.", required=True)
+_BUNDLE = flags.DEFINE_string(
+    "bundle", None, "Folder to write; an existing bundle is replaced.", required=True
+)
 _BITS = flags.DEFINE_list(
     "bits", ["4", "exact"], "Precisions every block comes in, ascending, the last one exact."
 )
@@ -24,7 +28,6 @@ _ORDER = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
 )
-flags.mark_flags_as_required(["workdir", "bundle"])
 
 
 def main() -> None:
@@ -36,12 +39,14 @@ def main() -> None:
     from pwl_jax.training import workdir
 
     bits = [parse_bits(text) for text in _BITS.value]
-    model = workdir.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    which: Any = _CHECKPOINT.value
+    order: Any = _ORDER.value
+    model = workdir.load_model(_WORKDIR.value, which)
     validation = test = None
     if _MEASURE.value:
         validation = workdir.open_data(model.config, "validation", _DATA.value, _DATA_DIR.value)
         test = workdir.open_data(model.config, "test", _DATA.value, _DATA_DIR.value)
-    manifest = export_bundle(model, _BUNDLE.value, bits, validation, test, _ORDER.value)
+    manifest = export_bundle(model, _BUNDLE.value, bits, validation, test, order)
     print(ladder_table(BundleReader.open(_BUNDLE.value).ladder))
     print(f"{manifest.measured_on['selection']}")
 

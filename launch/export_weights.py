@@ -6,18 +6,21 @@ SSSS is the student alone, TTTT the teacher alone. The file holds the tensors th
 reads, under their names in the checkpoint, and the pair's complete spec.
 """
 
+from typing import Any
+
 from absl import flags
 
 from launch import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.")
-_COMPOSITION = flags.DEFINE_string("composition", None, "One letter T or S a block, such as TTSS.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.", required=True)
+_COMPOSITION = flags.DEFINE_string(
+    "composition", None, "One letter T or S a block, such as TTSS.", required=True
+)
 _FORMAT = flags.DEFINE_enum("format", "safetensors", ["safetensors"], "Format of the file.")
-_OUTPUT = flags.DEFINE_string("output", None, "The file to write.")
+_OUTPUT = flags.DEFINE_string("output", None, "The file to write.", required=True)
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
 )
-flags.mark_flags_as_required(["workdir", "composition", "output"])
 
 
 def main() -> None:
@@ -28,7 +31,8 @@ def main() -> None:
 
     blocks = workdir.read_config(_WORKDIR.value).pair.num_blocks
     composition = Composition.parse(_COMPOSITION.value, blocks)
-    model = workdir.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    which: Any = _CHECKPOINT.value
+    model = workdir.load_model(_WORKDIR.value, which)
     weights = interop.ComposedWeights(model.config.pair, composition, model.variables)
     size = interop.write_weights(_OUTPUT.value, weights)
     print(f"{composition} of step {model.step}, {size:,} bytes of weights: {_OUTPUT.value}")

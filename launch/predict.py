@@ -41,24 +41,26 @@ ROWS_PRINTED = 20
 def main() -> None:
     """Runs the command from its flags."""
     inputs = files.read_input(_INPUT.value)
-    prediction = _from_bundle(inputs) if _BUNDLE.value is not None else _from_workdir(inputs)
+    if _BUNDLE.value is not None:
+        prediction = _from_bundle(_BUNDLE.value, inputs)
+    else:
+        prediction = _from_workdir(_WORKDIR.value or "", inputs)
     if _OUTPUT.value:
         files.write_array(_OUTPUT.value, prediction.logits)
     print_prediction(prediction)
 
 
-def _from_workdir(inputs: Any) -> Prediction:
+def _from_workdir(path: str, inputs: Any) -> Prediction:
     # Answering from a bundle must not import what trains.
     from launch.workdir_model import workdir_prediction
 
-    return workdir_prediction(
-        _WORKDIR.value, inputs, _RUNG.value, _CHECKPOINT.value, _EXECUTOR.value
-    )
+    which: Any = _CHECKPOINT.value
+    return workdir_prediction(path, inputs, _RUNG.value, which, _EXECUTOR.value)
 
 
-def _from_bundle(inputs: Any) -> Prediction:
+def _from_bundle(path: str, inputs: Any) -> Prediction:
     with LiveModel.open(
-        _BUNDLE.value,
+        path,
         executor=_EXECUTOR.value,
         cache_dir=_CACHE_DIR.value,
         rung=_RUNG.value,

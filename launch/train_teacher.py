@@ -1,6 +1,6 @@
-"""Trains a pair's teacher by itself; the same command resumes a run that was stopped.
+r"""Trains a pair's teacher by itself; the same command resumes a run that was stopped.
 
-  python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \\
+  python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \
       --workdir=W/teacher
 """
 

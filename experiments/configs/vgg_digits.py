@@ -5,7 +5,7 @@ Run:
   python -m launch.distill --config=experiments/configs/vgg_digits.py --teacher=W/teacher \
       --workdir=W/pwl
 
-Needs: nothing but two CPU cores. @TIME@
+Needs: nothing but two CPU cores.
 """
 
 from ml_collections import ConfigDict

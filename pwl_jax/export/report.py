@@ -4,7 +4,7 @@ from pwl_jax.ladder import Ladder
 
 
 def ladder_table(ladder: Ladder) -> str:
-    """One line a rung: accuracies in %, bytes new to it, bytes in all (manifest and programs too)."""
+    """One line a rung: accuracies in %, new bytes, bytes in all with programs and manifest."""
     width = max(max((len(rung.name) for rung in ladder.rungs), default=0), 4)
     lines = [
         f"{'rung':<{width}} {'validation %':>13} {'test %':>8} {'new KB':>9} {'in all KB':>10}"

@@ -209,7 +209,7 @@ class HybridNetwork:
         train: bool,
     ) -> tuple[tuple[jax.Array, jax.Array], dict[str, Any]]:
         """Block `index` from whichever network; features come and go in both widths."""
-        teacher, student = Unit("teacher", index), Unit("student", index)
+        teacher = Unit("teacher", index)
         encoder, decoder = Unit("encoder", index), Unit("decoder", index)
         last = index == self.num_blocks - 1
         student_variables = self._selected_statistics(index, read, mask)

@@ -21,7 +21,7 @@ def candidate_rungs(order: Sequence[Composition], bits: Sequence[Bits]) -> list[
         raise ValueError(f"bits must ascend and end in 'exact', each once; got {list(bits)}")
     rungs = [Rung.uniform(composition, bits[0]) for composition in order]
     last, blocks = order[-1], len(order[-1])
-    for lower, higher in zip(bits, bits[1:], strict=False):
+    for lower, higher in itertools.pairwise(bits):
         rungs += [
             Rung(last, (higher,) * done + (lower,) * (blocks - done))
             for done in range(1, blocks + 1)

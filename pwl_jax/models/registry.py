@@ -181,7 +181,7 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "lenet5": _lenet5(32, 3, ((3, 8), (120, 84))),
     "lenet5_half": _lenet5(32, 3, ((3, 8), (60, 42))),
     "lenet5_quarter": _lenet5(32, 3, ((2, 4), (30, 21))),
-    "lenet5_digits": _lenet5(32, 1, ((2, 3), (20, 16))),
+    "lenet5_digits": _lenet5(32, 1, ((2, 3), (16, 12))),
     "vgg": _vgg(1),
     "vgg_half": _vgg(2),
     "vgg_quarter": _vgg(4),

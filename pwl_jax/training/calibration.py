@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pwl_jax.hybrid import HybridNetwork, statistics, walk
 from pwl_jax.hybrid.converters import least_squares
@@ -66,15 +66,17 @@ def calibrated(
             mesh,
             replicated_input=True,
         )
-        moments = moments_of(variables, placed["image"])
+        moments = jax.device_get(moments_of(variables, placed["image"]))
         total = moments if total is None else jax.tree.map(np.add, total, moments)
         count += 1
     if not count:
         return variables
-    mean = jax.tree.map(lambda leaf: leaf / count, total)
+    mean = jax.tree.map(lambda leaf: leaf / np.float32(count), total)
     student = variables["student"]
-    stats = statistics.assign_moments(hybrid, student["batch_stats"], mean)
-    return {**variables, "student": {**student, "batch_stats": stats}}
+    stats = statistics.assign_moments(hybrid, jax.device_get(student["batch_stats"]), mean)
+    # Computed on every host alike; as one array on all devices they are saved once.
+    placed_stats = jax.device_put(stats, NamedSharding(mesh, PartitionSpec()))
+    return {**variables, "student": {**student, "batch_stats": placed_stats}}
 
 
 def initialised_converters(

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import grain
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -136,38 +138,39 @@ def restore_variables(
             step = manager.latest_step()
             if step is None:
                 continue
-            found = manager.item_metadata(step)
-            _check_leaves(found, like, f"{workdir} ({choice}, step {step})")
-            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            where = f"{workdir} ({choice}, step {step})"
             try:
-                return step, manager.restore(step, args=ocp.args.StandardRestore(target))
+                _check_leaves(manager.item_metadata(step), like, where)
+                # As NumPy arrays: it may have been saved by other devices than are here now.
+                target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+                restored = manager.restore(step, args=ocp.args.StandardRestore(target))
             except (ValueError, KeyError, TypeError, OSError) as error:
                 raise CheckpointError(
-                    f"the checkpoint in '{workdir}' cannot be read: {_first_line(error)}"
+                    f"checkpoint {where} cannot be read: {_first_line(error)}"
                 ) from error
+            return step, jax.tree.map(jnp.asarray, restored)
     raise CheckpointError(
         f"'{workdir}' has no {which} checkpoint yet; let its training run reach an evaluation"
     )
 
 
 def _check_leaves(found: Any, like: Variables, where: str) -> None:
-    tree = getattr(found, "tree", found)
-    if tree is None:
-        return
-    shapes = {
-        name: tuple(leaf.shape)
-        for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
-    }
-    wanted = {
-        name: tuple(leaf.shape)
-        for name, leaf in zip(leaf_names(like), jax.tree.leaves(like), strict=True)
-    }
-    for name in sorted(set(shapes) | set(wanted)):
-        if shapes.get(name) != wanted.get(name):
+    """Raises CheckpointError, naming the first leaf whose shape or type is not that of `like`."""
+    saved, wanted = _described(getattr(found, "tree", found)), _described(like)
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
             raise CheckpointError(
                 f"checkpoint {where} is of another model: '{name}' is "
-                f"{shapes.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
+                f"{saved.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
             )
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Type and shape of every leaf by name."""
+    return {
+        name: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+        for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
+    }
 
 
 def _as_tree(state: TrainState) -> dict[str, Any]:

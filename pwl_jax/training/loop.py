@@ -201,7 +201,7 @@ def train(
       config: of the run; must equal the one that the workdir holds.
       run_dir: the workdir; created where missing.
       teacher_workdir: of the teacher, for `distill`.
-      progress: whether to show a progress bar on stderr.
+      progress: whether to draw a progress bar on stderr.
 
     Raises:
       UserError: anything that does not fit, or a loss that is no longer finite.
@@ -231,7 +231,14 @@ def train(
         step = int(state.step)
         writer = stack.enter_context(MetricsWriter(run_dir, step, enabled=main_process))
         bar = stack.enter_context(
-            Progress(config.task, run.total, step, config.batch_size, progress and main_process)
+            Progress(
+                config.task,
+                run.total,
+                step,
+                config.batch_size,
+                bar=progress and main_process,
+                lines=main_process,
+            )
         )
         if step and step < run.total:
             bar.say(f"resumed at step {step} of {run.total}")

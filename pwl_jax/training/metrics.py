@@ -57,17 +57,29 @@ def _step_of(line: str) -> int:
 
 
 class Progress:
-    """A progress bar in images, with images/s and time left. A context manager."""
+    """A progress bar in images, with images/s and time left. A context manager.
 
-    def __init__(self, label: str, steps: int, done: int, batch_size: int, enabled: bool) -> None:
+    Args:
+      label: before the bar.
+      steps: in all.
+      done: of these.
+      batch_size: images a step.
+      bar: whether it is drawn.
+      lines: whether `say` prints.
+    """
+
+    def __init__(
+        self, label: str, steps: int, done: int, batch_size: int, *, bar: bool, lines: bool
+    ) -> None:
         self._batch_size = batch_size
+        self._lines = lines
         self._bar = tqdm(
             total=steps * batch_size,
             initial=done * batch_size,
             desc=label,
             unit=" images",
             unit_scale=True,
-            disable=not enabled,
+            disable=not bar,
             mininterval=0.5 if sys.stderr.isatty() else 15,
             file=sys.stderr,
         )
@@ -86,4 +98,5 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.write(text, file=sys.stderr)
+        if self._lines:
+            self._bar.write(text, file=sys.stderr)

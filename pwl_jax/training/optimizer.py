@@ -1,6 +1,7 @@
 """Optimizers and schedules; which leaf gets which is read off the masks."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -36,6 +37,15 @@ class OptimizerConfig:
     converter_rate: float = 0.2
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"learning_rate is {self.learning_rate}; expected more than 0")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum is {self.momentum}; expected 0 to below 1")
+        for name in ("weight_decay", "converter_rate", "warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -20,7 +20,7 @@ from pwl_jax.training.evaluation import (
     evaluate_compositions,
     fitting_batch,
 )
-from pwl_jax.training.step import device_mesh
+from pwl_jax.training.step import device_mesh, replicate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ def measure(
     mesh = device_mesh()
     return evaluate_compositions(
         Evaluator(model.hybrid, mesh),
-        model.variables,
+        replicate(model.variables, mesh),
         compositions,
         pipeline.eval_batches(prepared, fitting_batch(batch_size, len(prepared), mesh)),
         preprocessing.normalize,

@@ -1,6 +1,7 @@
 """From a checkpoint to a bundle: tensors, rungs, measurements, and what is chosen on what."""
 
 import dataclasses
+import itertools
 import shutil
 
 import jax
@@ -98,7 +99,7 @@ def test_only_rungs_that_pay_are_kept(exported):
     candidates = [rung for rung in top1 if rung in kept or rung.composition.is_teacher]
     assert kept[0].name == "SSS@4" and kept[-1].name == "TTT@exact"
     assert [entry.top1 for entry in ladder] == [top1[rung] for rung in kept]
-    for earlier, rung in zip(kept, kept[1:-1], strict=False):
+    for earlier, rung in itertools.pairwise(kept[:-1]):
         assert top1[rung] > top1[earlier]
     for rung in set(candidates) - set(kept):
         assert top1[rung] <= max(top1[other] for other in kept[:-1])

@@ -78,7 +78,7 @@ def check_programs(model, batches):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_program_computes_what_its_unit_does_bit_for_bit(family):
-    check_programs(tiny_model(family), batches=(1, 5, 8) if family == "lenet5" else (3,))
+    check_programs(tiny_model(family), batches=(1, 5) if family == "lenet5" else (3,))
 
 
 def test_shared_statistics_bind_the_same_tensors_for_every_stream():

@@ -145,10 +145,10 @@ def test_a_pickle_is_not_read(tmp_path):
 def test_missing_files_and_folders(tmp_path):
     assert refused(tmp_path / "no", "cannot read .*No such file")
     assert refused(tmp_path, "cannot read .*Is a directory")
-    with pytest.raises(InteropError, match="cannot write .*No such file"):
+    with pytest.raises(InteropError, match=r"cannot write .*No such file"):
         write_weights(tmp_path / "no" / "x", weights_of("resnet", "TSS"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InteropError, match="cannot write .*is a directory"):
+    with pytest.raises(InteropError, match=r"cannot write .*is a directory"):
         write_weights(tmp_path / "folder", weights_of("resnet", "TSS"))
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -230,7 +230,7 @@ def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(InteropError, match="cannot write .*No space left"):
+    with pytest.raises(InteropError, match=r"cannot write .*No space left"):
         write_weights(file, weights_of("resnet", "SSS"))
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]

@@ -1,0 +1,192 @@
+"""Training, evaluation and export as commands: what goes wrong is one line, and leaves nothing."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from pwl_jax.data import sources
+from pwl_jax.ladder import Composition
+from pwl_jax.training import loop
+from pwl_jax.training.config import run_config
+from tests import tiny_runs
+
+CONFIGS = sorted(
+    path.stem
+    for path in (tiny_runs.ROOT / "experiments" / "configs").glob("*.py")
+    if "def get_config" in path.read_text()
+)
+COMMANDS = {
+    "train_teacher": "--network",
+    "distill": "--teacher",
+    "evaluate": "--orders",
+    "export": "--bits",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Workdirs of a teacher and of its distillation, and the config file of both."""
+    folder = tmp_path_factory.mktemp("runs")
+    tiny_runs.config_file(folder / "config.py", epochs=1)
+    tiny_runs.train(tiny_runs.config("teacher", epochs=1), folder / "teacher")
+    tiny_runs.train(tiny_runs.config("distill", epochs=1), folder / "pwl", folder / "teacher")
+    return folder
+
+
+def fails(result, status, message):
+    """One line on stderr that holds `message`, nothing on stdout."""
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("launch.") and result.stderr.count("\n") == 1, result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--epochs=3"], 2, "Unknown command line flag 'epochs'"),
+        (["--config.batch_size=many"], 2, "batch_size"),
+        (["--config.epoch=3"], 2, "epoch"),
+        (["--config.batch_size=100"], 1, "batch_size 100 does not divide among 8 devices"),
+        (["--config.batch_size=0"], 1, "batch_size is 0; expected at least 1"),
+        (["--config.data.name=cifar10"], 1, "'cifar10' is not prepared in"),
+        (["--config.optimizer.learning_rate=-1"], 1, "learning_rate is -1"),
+    ],
+)
+def test_a_teacher_that_cannot_be_trained(tmp_path, arguments, status, message):
+    changes = {"data": {"name": "digits", "data_dir": str(tmp_path / "data")}}
+    config = tiny_runs.config_file(tmp_path / "config.py", **changes)
+    result = tiny_runs.launched(
+        "launch.train_teacher",
+        f"--config={config}",
+        f"--workdir={tmp_path / 'new'}",
+        *arguments,
+        devices=8,
+    )
+    fails(result, status, message)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unknown_pair_is_named_with_those_that_are_known(tmp_path):
+    config = tiny_runs.config_file(tmp_path / "config.py", pair="alexnet")
+    result = tiny_runs.launched(
+        "launch.train_teacher", f"--config={config}", f"--workdir={tmp_path / 'new'}"
+    )
+    fails(result, 1, "pair 'alexnet' is unknown; expected one of lenet5")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_pair_and_a_config_of_another_run(runs, tmp_path):
+    other = tiny_runs.tiny_pair("lenet5").to_dict()
+    config = tiny_runs.config_file(tmp_path / "config.py", pair=other)
+    flags = [f"--config={config}", f"--teacher={runs / 'teacher'}"]
+    result = tiny_runs.launched("launch.distill", *flags, f"--workdir={tmp_path / 'new'}")
+    fails(result, 1, "is of pair 'vgg_tiny', not of 'lenet5_tiny'")
+    assert not (tmp_path / "new").exists()
+    result = tiny_runs.launched("launch.distill", *flags, f"--workdir={runs / 'pwl'}")
+    fails(result, 1, "holds a run with another config")
+    result = tiny_runs.launched("launch.distill", flags[0], f"--workdir={tmp_path / 'new'}")
+    fails(result, 1, "--teacher is missing")
+    result = tiny_runs.launched("launch.distill", *flags)
+    fails(result, 1, "--workdir is missing")
+
+
+@pytest.mark.slow
+def test_evaluate_says_what_is_wrong(runs, tmp_path):
+    for arguments, message in (
+        ([f"--workdir={tmp_path / 'nowhere'}"], "no run's config at"),
+        ([f"--workdir={runs / 'teacher'}"], "holds a teacher alone"),
+        ([f"--workdir={runs / 'pwl'}", "--orders=prefix,some"], "'some'"),
+        ([f"--workdir={runs / 'pwl'}", "--data=nothing"], "no data set 'nothing'"),
+    ):
+        fails(tiny_runs.launched("launch.evaluate", *arguments), 1, message)
+    assert not (tmp_path / "nowhere").exists()
+    assert not (runs / "teacher" / "compositions.json").exists()
+
+
+@pytest.mark.slow
+def test_export_says_what_is_wrong(runs, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("kept")
+    workdir = f"--workdir={runs / 'pwl'}"
+    for arguments, message in (
+        ([workdir, f"--bundle={folder}"], "mine"),
+        ([workdir, f"--bundle={tmp_path / 'new'}", "--bits=9,exact"], "'9' is no precision"),
+        ([workdir, f"--bundle={tmp_path / 'new'}", "--bits=4"], "exact"),
+        ([f"--workdir={runs / 'teacher'}", f"--bundle={tmp_path / 'new'}"], "a teacher alone"),
+    ):
+        fails(tiny_runs.launched("launch.export", *arguments), 1, message)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert (folder / "notes.txt").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_evaluate_writes_every_composition(runs):
+    result = tiny_runs.launched("launch.evaluate", f"--workdir={runs / 'pwl'}", "--orders=all")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((runs / "pwl" / "compositions.json").read_text())
+    assert [row["composition"] for row in rows] == [str(c) for c in Composition.all(3)]
+    for row in rows:
+        assert list(row) == ["composition", "top1", "loss", "examples", "live_bytes"]
+        assert 0 <= row["top1"] <= 1 and row["loss"] > 0 and row["live_bytes"] > 0
+        assert row["examples"] == sources.DIGITS_TEST
+        assert row["composition"] in result.stdout
+    with (runs / "pwl" / "compositions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["top1"]) for row in table] == [row["top1"] for row in rows]
+    assert (runs / "pwl" / "compositions.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_the_commands_own_flags(name):
+    result = tiny_runs.launched(f"launch.{name}", "--help")
+    assert result.returncode == 0 and not result.stderr
+    assert COMMANDS[name] in result.stdout and "--workdir" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_dry_run_needs_neither_data_nor_teacher(tmp_path):
+    result = tiny_runs.launched(
+        "launch.distill",
+        "--config=experiments/configs/resnet_cifar10.py",
+        f"--config.data.data_dir={tmp_path}",
+        "--dry_run",
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    for expected in (
+        "distill of pair 'resnet' on 'cifar10'",
+        f"number of steps unknown: data set 'cifar10' is not prepared in {tmp_path}",
+        "batch image  uint8[128, 32, 32, 3]",
+        "metrics: align, cross, hard, loss",
+    ):
+        assert expected in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_describes_two_runs(name):
+    for variant in ("", "runlocal"):
+        config = get_config(name)(variant)
+        for task in ("teacher", "distill"):
+            run = run_config(config, task)
+            assert run.task == task
+            if variant or task == "teacher":
+                continue
+            cost = loop.dry_run(run)
+            assert cost["networks"]["teacher"][0] > cost["networks"]["student"][0]
+            assert cost["flops"] > 0
+
+
+def get_config(name):
+    path = Path(tiny_runs.ROOT / "experiments" / "configs" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
