@@ -40,7 +40,12 @@ def _manager(
 
 
 class Checkpoints:
-    """The checkpoints below one workdir. A context manager: leaving waits for pending saves."""
+    """The checkpoints below one workdir. A context manager: leaving waits for pending saves.
+
+    Saving goes on behind the training, one save at a time: the last one is complete before the
+    next one begins. So a run that resumes finds every result that was saved before, and several
+    processes meet at the same barriers in the same order.
+    """
 
     def __init__(self, workdir: epath.PathLike) -> None:
         root = epath.Path(workdir).absolute() / "checkpoints"
@@ -54,19 +59,19 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._wait()
         for manager in (self._resume, *self._results.values()):
-            manager.wait_until_finished()
             manager.close()
 
-    def save(self, state: TrainState, iterator: Any, notes: dict[str, Any]) -> None:
-        """Saves all that resuming needs, in the background; not twice at the same step.
+    def _wait(self) -> None:
+        for manager in (self._resume, *self._results.values()):
+            manager.wait_until_finished()
 
-        Results that were saved before are complete first: where a run resumes, they are there.
-        """
+    def save(self, state: TrainState, iterator: Any, notes: dict[str, Any]) -> None:
+        """Saves all that resuming needs, in the background; not twice at the same step."""
         if self._resume.latest_step() == int(state.step):
             return
-        for manager in self._results.values():
-            manager.wait_until_finished()
+        self._wait()
         self._resume.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -111,6 +116,7 @@ class Checkpoints:
         """Saves the variables of a result, in the background."""
         manager = self._results[which]
         if manager.latest_step() != step:
+            self._wait()
             manager.save(step, args=ocp.args.StandardSave(variables))
 
 

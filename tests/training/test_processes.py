@@ -113,7 +113,11 @@ def test_two_processes_train_as_one_with_two_devices(teacher, tmp_path):
         port = free.getsockname()[1]
     several = [*flags, f"--coordinator=localhost:{port}", "--processes=2"]
     processes = [started([*several, f"--process={p}"], together) for p in range(2)]
-    outputs = [process.communicate(timeout=240) for process in processes]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], outputs
     # One of them speaks and writes.
     assert "mean_prefix" in outputs[0][0] and not outputs[1][0]
