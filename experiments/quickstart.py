@@ -30,6 +30,7 @@ BITS: tuple[Bits, ...] = (4, EXACT)
 CLIMB_SECONDS = 8.0
 """The server's speed is set so that the whole bundle takes about this long."""
 
+_MARKER = ".quickstart"
 _OWN = ("teacher", "pwl", "bundle", "report.md", "ladder.json", "accuracy.png", "climb.png")
 
 
@@ -136,7 +137,7 @@ def run(pair: str, output: Path, say: Callable[[str], None] = print) -> Outcome:
         examples=len(labels),
         last_rung_equals_teacher=bool((logits.argmax(-1) == climb.last_logits.argmax(-1)).all()),
         last_rung_difference=float(np.abs(logits - climb.last_logits).max()),
-        falls=falls(rows, len(labels)),
+        falls=falls(rows, len(labels)) + rung_falls(ladder, len(labels)),
         seconds=clock.laps,
         peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
@@ -215,6 +216,27 @@ def falls(rows: list[dict[str, Any]], examples: int) -> list[str]:
     return found
 
 
+def rung_falls(ladder: Ladder, examples: int) -> list[str]:
+    """Rungs whose test accuracy falls below the one before by more than its standard error."""
+    found = []
+    for before, after in itertools.pairwise(ladder.rungs):
+        top1 = before.top1_test or 0.0
+        error = (top1 * (1 - top1) / examples) ** 0.5
+        if (after.top1_test or 0.0) < top1 - error:
+            found.append(f"{before.name} to {after.name}")
+    return found
+
+
+def broken_promises(outcome: Outcome) -> list[str]:
+    """What the demonstration promises and this run did not keep."""
+    broken = [f"accuracy falls from {fall}" for fall in outcome.falls]
+    if not outcome.last_rung_equals_teacher:
+        broken.append("the last rung does not predict what the teacher predicts")
+    if outcome.climb.errors:
+        broken.append(f"a request failed: {outcome.climb.errors[0]}")
+    return broken
+
+
 def write_ladder(outcome: Outcome, path: Path) -> None:
     """Writes `ladder.json`."""
     document = {
@@ -250,6 +272,12 @@ def _must_finish(result: loop.RunResult) -> None:
 
 
 def _clear(output: Path) -> None:
+    """Removes what an earlier quickstart left, and nothing that anybody else did."""
+    present = [name for name in _OWN if (output / name).exists()]
+    if present and not (output / _MARKER).exists():
+        raise UserError(
+            f"'{output / present[0]}' is not of an earlier quickstart; choose another --output"
+        )
     for name in _OWN:
         path = output / name
         if path.is_dir():
@@ -257,6 +285,7 @@ def _clear(output: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
+    (output / _MARKER).touch()
 
 
 class _Clock:

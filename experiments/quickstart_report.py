@@ -28,7 +28,7 @@ def summary(outcome: Outcome) -> list[str]:
     return [
         f"last rung predicts exactly what the teacher predicts: {same} "
         f"(largest difference of a logit {outcome.last_rung_difference:.1e})",
-        f"prefixes that fall by more than the standard error: {falls}",
+        f"prefixes or rungs that fall by more than the standard error: {falls}",
         f"requests while climbing: {len(climb.answers) + len(climb.errors)} sent, "
         f"{len(climb.errors)} failed",
         "seconds: "

@@ -37,8 +37,10 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     # A config file that is named by a flag is read here, so its problems surface here too.
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        fail(f"{_one_line(error)} (--help lists the flags)", EXIT_USAGE)
+    except KeyError as error:
+        fail(f"the config has no field {_one_line(error)}", EXIT_USAGE)
+    except (flags.Error, OSError, AttributeError, TypeError, ValueError) as error:
+        fail(f"{_flag_problem(error)} (--help lists the flags)", EXIT_USAGE)
 
 
 def _run_main(main: Callable[[], object], arguments: Sequence[str]) -> int:
@@ -75,6 +77,16 @@ def _command() -> str:
     """`launch.predict` when run by `python -m launch.predict`, else the script's name."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec.name if spec is not None else Path(sys.argv[0]).name
+
+
+def _flag_problem(error: BaseException) -> str:
+    """What a flag's parser says; of a config file that raised, the last line of its traceback."""
+    # ml_collections quotes its own messages, escapes and all.
+    text = str(error).replace("\\n", " ").replace("\\'", "'")
+    head, traceback, _ = text.partition("Traceback")
+    if not traceback:
+        return " ".join(text.split())
+    return f"{' '.join(head.split())} {text.strip().splitlines()[-1]}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,9 +21,10 @@ flags.mark_flags_as_required(["config"])
 
 def main() -> None:
     """Runs the command from its flags."""
+    config = run_config(training_flags.config(_CONFIG), "distill")
     if _TEACHER.value is None and not training_flags.DRY_RUN.value:
         raise UserError("--teacher is missing; expected the workdir that launch.train_teacher left")
-    training_flags.run(run_config(_CONFIG.value, "distill"), _TEACHER.value)
+    training_flags.run(config, _TEACHER.value)
 
 
 if __name__ == "__main__":

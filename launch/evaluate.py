@@ -5,6 +5,8 @@
 Writes compositions.json, .csv and .png into the workdir.
 """
 
+from typing import Any
+
 from absl import flags
 
 from launch import cli
@@ -29,9 +31,13 @@ def main() -> None:
     from pwl_jax.ladder import compositions_of
     from pwl_jax.training import composition_report, workdir
 
-    model = workdir.load_model(_WORKDIR.value, _CHECKPOINT.value)
+    which: Any = _CHECKPOINT.value
+    split: Any = _SPLIT.value
+    model = workdir.load_model(_WORKDIR.value, which)
     compositions = compositions_of(_ORDERS.value, model.hybrid.num_blocks)
-    source = workdir.open_data(model.config, _SPLIT.value, _DATA.value, _DATA_DIR.value)
+    if not compositions:
+        raise UserError("--orders names none; expected some of prefix, suffix, contiguous, all")
+    source = workdir.open_data(model.config, split, _DATA.value, _DATA_DIR.value)
     if not len(source):
         raise UserError(f"split '{_SPLIT.value}' of '{source.name}' holds no images")
     found = workdir.measure(model, compositions, source, _BATCH_SIZE.value)

@@ -3,7 +3,7 @@
   python -m launch.export --workdir=W/pwl --bundle=B --bits=4,exact
 
 Order and rungs are chosen on the validation split; the test split is only reported. Where the
-data are not at hand, --nomeasure keeps prefix order and writes no accuracies.
+data are not at hand, or with --nomeasure, the ladder keeps prefix order and has no accuracies.
 """
 
 from typing import Any
@@ -33,6 +33,7 @@ _CHECKPOINT = flags.DEFINE_enum(
 def main() -> None:
     """Runs the command from its flags."""
     from pwl_jax.bundle import BundleReader
+    from pwl_jax.data.sources import DataError
     from pwl_jax.export import export_bundle
     from pwl_jax.export.report import ladder_table
     from pwl_jax.ladder import parse_bits
@@ -44,8 +45,13 @@ def main() -> None:
     model = workdir.load_model(_WORKDIR.value, which)
     validation = test = None
     if _MEASURE.value:
-        validation = workdir.open_data(model.config, "validation", _DATA.value, _DATA_DIR.value)
-        test = workdir.open_data(model.config, "test", _DATA.value, _DATA_DIR.value)
+        try:
+            validation = workdir.open_data(model.config, "validation", _DATA.value, _DATA_DIR.value)
+            test = workdir.open_data(model.config, "test", _DATA.value, _DATA_DIR.value)
+        except DataError as error:
+            if _DATA.value or _DATA_DIR.value:
+                raise
+            print(f"nothing is measured: {error}")
     manifest = export_bundle(model, _BUNDLE.value, bits, validation, test, order)
     print(ladder_table(BundleReader.open(_BUNDLE.value).ladder))
     print(f"{manifest.measured_on['selection']}")

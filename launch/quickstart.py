@@ -12,6 +12,7 @@ import pathlib
 from absl import flags
 
 from launch import cli
+from pwl_jax.errors import UserError
 
 _PAIR = flags.DEFINE_string("pair", "lenet5", "Which pair: lenet5, vgg, resnet or vit.")
 _OUTPUT = flags.DEFINE_string("output", "reports/quickstart", "Folder of workdirs and report.")
@@ -31,6 +32,9 @@ def main() -> None:
     for line in quickstart_report.summary(outcome):
         print(line)
     print(f"report: {output / 'report.md'}")
+    broken = quickstart.broken_promises(outcome)
+    if broken:
+        raise UserError("; ".join(broken))
 
 
 if __name__ == "__main__":

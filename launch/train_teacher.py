@@ -1,6 +1,6 @@
 r"""Trains a pair's teacher by itself; the same command resumes a run that was stopped.
 
-  python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \
+python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \
       --workdir=W/teacher
 """
 
@@ -19,7 +19,7 @@ flags.mark_flags_as_required(["config"])
 
 def main() -> None:
     """Runs the command from its flags."""
-    training_flags.run(run_config(_CONFIG.value, _NETWORK.value))
+    training_flags.run(run_config(training_flags.config(_CONFIG), _NETWORK.value))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The flags that both training commands have, and what they do with them."""
 
+import os
 from typing import Any
 
 from absl import flags
@@ -11,6 +12,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created where
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print shapes, parameters, bytes and FLOPs of a step; run nothing."
 )
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On GPU, use only kernels that give the same bits every time."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to train on several hosts; 'auto' on TPU pods."
 )
@@ -18,8 +22,32 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with 
 _PROCESS = flags.DEFINE_integer("process", None, "Index of this process, with --coordinator.")
 
 
+def config(flag: flags.FlagHolder[Any]) -> Any:
+    """The value of a config flag, whose file is only read here.
+
+    Raises:
+      UserError: the file is missing, does not load, or has no such variant.
+    """
+    try:
+        value = flag.value
+        # What could not be read is handed out as an object that raises when it is used.
+        value.to_dict()
+    except Exception as error:
+        # A config file is a program: it may raise anything.
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__ or cause
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise UserError(f"--config cannot be read: {lines[-1].strip()}") from None
+    return value
+
+
 def run(config: RunConfig, teacher: str | None = None) -> None:
     """Trains as the flags say, or shows what a step would cost."""
+    if _DETERMINISTIC.value:
+        # Read when JAX starts its backend.
+        flag = "--xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     import jax
 
     from pwl_jax.training import loop
@@ -56,7 +84,10 @@ def dry_run_text(config: RunConfig, cost: dict[str, Any]) -> str:
         lines.append(f"  {name:<9} {count:>12,} parameters {size:>14,} bytes")
     for name, (shape, dtype) in cost["batch"].items():
         lines.append(f"  batch {name:<6} {dtype}{list(shape)}")
+    for role, shapes in cost["boundaries"].items():
+        features = ", ".join("x".join(map(str, shape)) for shape in shapes)
+        lines.append(f"  {role} features at inner boundaries: {features}")
     lines.append(f"  metrics: {', '.join(cost['metrics'])}")
     lines.append(f"  state {cost['state_bytes']:,} bytes")
-    lines.append(f"  {cost['flops'] / 1e9:,.3f} GFLOP a step")
+    lines.append(f"  {cost['flops'] / 1e9:,.3f} GFLOP a step over all devices")
     return "\n".join(lines)

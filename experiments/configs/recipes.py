@@ -1,46 +1,63 @@
 """What the configs share: the PyTorch baseline's recipe, and a short one for digits."""
 
+import dataclasses
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
+
+from pwl_jax.training.config import RunConfig
+from pwl_jax.training.objective import Objective
+from pwl_jax.training.optimizer import OptimizerConfig
+
+_COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
+
+
+def _section(optimizer: OptimizerConfig, objective: Objective, **fields: Any) -> dict[str, Any]:
+    """Every field that a run has of its own, so that each can be set on the command line."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(RunConfig)
+        if field.name not in _COMMON
+    }
+    own = {
+        "optimizer": dataclasses.asdict(optimizer),
+        "objective": dataclasses.asdict(objective),
+        **fields,
+    }
+    return defaults | own
+
+
+def _config(**fields: Any) -> ConfigDict:
+    config = ConfigDict(fields)
+    config.data.data_dir = config_dict.placeholder(str)
+    return config
 
 
 def baseline(pair: str, data: str, variant: str) -> ConfigDict:
-    """The baseline's published recipe (REFERENCE: SGD, lr 0.05, cosine, batch 128, 160 epochs).
+    """The baseline's published recipe, but for its rotation by up to 15 degrees.
 
     Args:
       pair: registry name.
-      data: TFDS name.
+      data: `cifar10` or `cifar100`.
       variant: empty, or `runlocal` for a run of seconds on digits that only shows that it works.
     """
     if variant == "runlocal":
-        config = digits(f"{pair}_digits", teacher_epochs=2, distill_epochs=2)
-        return config
+        return digits(f"{pair}_digits", teacher_epochs=2, distill_epochs=2)
     if variant:
         raise ValueError(f"unknown variant '{variant}'; expected none or runlocal")
-    optimizer = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
-    classes = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}[data]
-    config = ConfigDict(
-        {
-            "pair": pair,
-            "pair_overrides": {"classes": classes},
-            "data": {"name": data, "validation_fraction": 0.1},
-            "augmentation": {"flip": True, "crop_padding": -1},
-            "batch_size": 128,
-            "seed": 0,
-            "sync_batch_norm": True,
-            "eval_every_epochs": 1,
-            "checkpoint_every_steps": 0,
-            "teacher": {"epochs": 160, "optimizer": optimizer},
-            "distill": {
-                "epochs": 160,
-                "optimizer": optimizer,
-                "objective": {"cross": "all", "align_streams": True, "mixed_compositions": 0},
-                "converter_init": "random",
-                "calibration_examples": 10_000,
-            },
-        }
+    optimizer = OptimizerConfig(
+        name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, converter_rate=0.2
     )
-    config.data.data_dir = config_dict.placeholder(str)
-    return config
+    return _config(
+        pair=pair,
+        pair_overrides={"classes": {"cifar10": 10, "cifar100": 100}[data]},
+        data={"name": data, "validation_fraction": 0.1},
+        augmentation={"flip": True, "crop_padding": -1},
+        batch_size=128,
+        seed=0,
+        teacher=_section(optimizer, Objective(), epochs=160),
+        distill=_section(optimizer, Objective(cross="all", align_streams=True), epochs=160),
+    )
 
 
 def digits(
@@ -53,34 +70,32 @@ def digits(
       teacher_epochs, distill_epochs: budgets.
       distill_rate: peak learning rate of the distillation.
     """
-    optimizer = {
-        "name": "adamw",
-        "learning_rate": 3e-3,
-        "weight_decay": 1e-2,
-        "warmup_steps": 20,
-    }
-    config = ConfigDict(
-        {
-            "pair": pair,
-            "data": {"name": "digits", "validation_fraction": 0.1},
-            "augmentation": {"flip": False, "crop_padding": -1},
-            "batch_size": 64,
-            "seed": 0,
-            "sync_batch_norm": True,
-            "checkpoint_every_steps": 0,
-            "eval_batch_size": 128,
-            "teacher": {"epochs": teacher_epochs, "eval_every_epochs": 5, "optimizer": optimizer},
-            "distill": {
-                "epochs": distill_epochs,
-                "eval_every_epochs": 10,
-                "optimizer": {**optimizer, "learning_rate": distill_rate, "converter_rate": 1.0},
-                # Feature terms at a tenth: at full weight they take these tiny students' capacity
-                # from the logits (BUILD_NOTES).
-                "objective": {"w_sync": 0.1, "w_recon": 0.1, "w_align": 0.1},
-                "converter_init": "least_squares",
-                "calibration_examples": 1_024,
-            },
-        }
+    optimizer = OptimizerConfig(
+        name="adamw", learning_rate=3e-3, weight_decay=1e-2, warmup_steps=20
     )
-    config.data.data_dir = config_dict.placeholder(str)
-    return config
+    return _config(
+        pair=pair,
+        pair_overrides={"classes": 10},
+        data={"name": "digits", "validation_fraction": 0.1},
+        augmentation={"flip": False, "crop_padding": -1},
+        batch_size=64,
+        seed=0,
+        teacher=_section(
+            optimizer,
+            Objective(),
+            epochs=teacher_epochs,
+            eval_every_epochs=5,
+            eval_batch_size=128,
+        ),
+        distill=_section(
+            dataclasses.replace(optimizer, learning_rate=distill_rate, converter_rate=1.0),
+            # Feature terms at a tenth: at full weight they take these tiny students' capacity
+            # from the logits (BUILD_NOTES).
+            Objective(w_sync=0.1, w_recon=0.1, w_align=0.1),
+            epochs=distill_epochs,
+            eval_every_epochs=10,
+            eval_batch_size=128,
+            converter_init="least_squares",
+            calibration_examples=1_024,
+        ),
+    )

@@ -16,6 +16,11 @@ class CompositionError(UserError):
     """A composition, unit or rung name that does not parse."""
 
 
+def shown(text: str) -> str:
+    """A wrong value as a message quotes it: cut where it is long."""
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
 class Unit(NamedTuple):
     """The smallest thing that is loaded as a whole: one block, or one converter.
 
@@ -38,7 +43,7 @@ class Unit(NamedTuple):
         number = index.isascii() and index.isdigit() and len(index) < 10
         if kind not in get_args(Kind) or not number:
             raise CompositionError(
-                f"'{text}' is no unit; expected <kind>/<index> with kind one of "
+                f"'{shown(text)}' is no unit; expected <kind>/<index> with kind one of "
                 f"{', '.join(get_args(Kind))}"
             )
         return cls(kind, int(index))  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
-from pwl_jax.ladder.composition import Composition, CompositionError, Unit
+from pwl_jax.ladder.composition import Composition, CompositionError, Unit, shown
 
 Bits = int | Literal["exact"]
 EXACT: Literal["exact"] = "exact"
@@ -17,7 +17,7 @@ def parse_bits(text: str) -> Bits:
         return EXACT
     if text in _WIDTHS:
         return int(text)
-    raise CompositionError(f"'{text}' is no precision; expected 2 to 8 bits, or exact")
+    raise CompositionError(f"'{shown(text)}' is no precision; expected 2 to 8 bits, or exact")
 
 
 def precision_rank(bits: Bits) -> int:

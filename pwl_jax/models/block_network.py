@@ -112,9 +112,7 @@ class BlockNetwork:
                 self.init(jax.random.key(0)), jnp.zeros((1, *self.input_shape), jnp.float32)
             )
         )
-        return tuple(
-            outputs.features[f"block{i}"].shape[1:] for i in range(self.num_blocks - 1)
-        )
+        return tuple(outputs.features[f"block{i}"].shape[1:] for i in range(self.num_blocks - 1))
 
     def _apply_parts(
         self, index: int, variables: Variables, x: jax.Array, train: bool
@@ -123,9 +121,7 @@ class BlockNetwork:
         moments: dict[str, Any] = {}
         for name, module in self.parts_of(index).items():
             part = {
-                collection: trees[name]
-                for collection, trees in variables.items()
-                if name in trees
+                collection: trees[name] for collection, trees in variables.items() if name in trees
             }
             x, mutated = module.apply(part, x, train, mutable=[MOMENTS])
             features[name] = x

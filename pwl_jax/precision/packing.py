@@ -70,15 +70,11 @@ def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> np.ndarray:
         for place in range(per_byte):
             # Up to the byte's top, then down again with the sign.
             shifted = packed << np.uint8(8 - bits * (place + 1)) if place < per_byte - 1 else packed
-            np.right_shift(
-                (shifted ^ np.uint8(128)).view(np.int8), 8 - bits, out=places[:, place]
-            )
+            np.right_shift((shifted ^ np.uint8(128)).view(np.int8), 8 - bits, out=places[:, place])
         return places.reshape(-1)[:count]
     codes = np.empty(count, np.int8)
     step = _SLICE * bits // 8
-    for start, first in zip(
-        range(0, count, _SLICE), range(0, packed.size, step), strict=True
-    ):
+    for start, first in zip(range(0, count, _SLICE), range(0, packed.size, step), strict=True):
         here = min(_SLICE, count - start)
         spread = np.unpackbits(packed[first : first + step], count=here * bits, bitorder="little")
         unsigned = np.packbits(spread.reshape(here, bits), axis=1, bitorder="little")

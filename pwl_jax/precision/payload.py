@@ -50,9 +50,7 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def pack_parts(
-    stage: Bits, header: Mapping[str, Any], parts: Sequence[bytes]
-) -> StagePayload:
+def pack_parts(stage: Bits, header: Mapping[str, Any], parts: Sequence[bytes]) -> StagePayload:
     """A payload whose parts are coded each by the codec that suits it."""
     coded = [codec.encode(part) for part in parts]
     header = {**header, "parts": [[name, len(data)] for name, data in coded]}

@@ -92,9 +92,7 @@ def initialised_converters(
     run = jax.jit(functools.partial(walk, hybrid, entries=False))
     out = run(variables, images)
     fitted: dict[str, dict[str, Any]] = {"encoders": {}, "decoders": {}}
-    for k, (teacher, student) in enumerate(
-        zip(out.teacher_features, out.features, strict=True)
-    ):
+    for k, (teacher, student) in enumerate(zip(out.teacher_features, out.features, strict=True)):
         if f"boundary{k}" in variables["encoders"]["params"]:
             fitted["encoders"][f"boundary{k}"] = least_squares(teacher, student[0])
             fitted["decoders"][f"boundary{k}"] = least_squares(student[0], teacher)

@@ -4,6 +4,7 @@
 `checkpoints/best` hold the variables alone, as evaluation and export take them.
 """
 
+import contextlib
 import json
 from typing import Any, Literal
 
@@ -39,6 +40,12 @@ def _manager(
     )
 
 
+def has_resume_point(workdir: epath.PathLike) -> bool:
+    """Whether a run in this workdir saved a state to go on from."""
+    root = epath.Path(workdir).absolute() / "checkpoints" / "resume"
+    return root.exists() and any(path.name.isdigit() for path in root.iterdir())
+
+
 class Checkpoints:
     """The checkpoints below one workdir. A context manager: leaving waits for pending saves.
 
@@ -59,13 +66,17 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._wait()
-        for manager in (self._resume, *self._results.values()):
-            manager.close()
+        with contextlib.ExitStack() as stack:
+            for manager in (self._resume, *self._results.values()):
+                stack.callback(manager.close)
+            self._wait()
 
     def _wait(self) -> None:
-        for manager in (self._resume, *self._results.values()):
-            manager.wait_until_finished()
+        try:
+            for manager in (self._resume, *self._results.values()):
+                manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"a checkpoint was not saved: {_first_line(error)}") from error
 
     def save(self, state: TrainState, iterator: Any, notes: dict[str, Any]) -> None:
         """Saves all that resuming needs, in the background; not twice at the same step."""

@@ -70,6 +70,8 @@ class RunConfig:
     eval_batch_size: int = 256
 
     def __post_init__(self) -> None:
+        if self.task not in ("teacher", "student", "distill"):
+            raise ConfigError(f"task is '{self.task}'; expected teacher, student or distill")
         for name in ("batch_size", "epochs", "eval_every_epochs", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -104,6 +106,8 @@ class RunConfig:
             if name in fields:
                 fields[name] = from_fields(cls, fields[name], name)
         if "pair" in fields:
+            if not isinstance(fields["pair"], Mapping):
+                raise ConfigError(f"pair is {fields['pair']!r}; expected a complete spec")
             fields["pair"] = PairSpec.from_dict(fields["pair"])
         return from_fields(RunConfig, fields, "config")
 
@@ -134,6 +138,8 @@ T = TypeVar("T")
 
 def from_fields(cls: type[T], fields: Mapping[str, Any], where: str) -> T:
     """`cls(**fields)` with one clear ConfigError for an unknown key, a missing one or a type."""
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{where} is {fields!r}; expected its fields by name")
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     for name, value in fields.items():

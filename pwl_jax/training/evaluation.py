@@ -138,9 +138,7 @@ class Evaluator:
             features = self._call(block, variables_at(bits), entry, features)
             self._descend((*done, (source, bits)), features, wanted, variables_at, results)
 
-    def _call(
-        self, unit: Unit, variables: Variables, entry: int | None, x: jax.Array
-    ) -> jax.Array:
+    def _call(self, unit: Unit, variables: Variables, entry: int | None, x: jax.Array) -> jax.Array:
         return self._run(unit, self.hybrid.unit_variables(variables, unit, entry), x)
 
 

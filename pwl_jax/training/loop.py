@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -22,11 +25,17 @@ from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.models.block_network import Variables
 from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.training import calibration, workdir
-from pwl_jax.training.checkpoints import Checkpoints
+from pwl_jax.training.checkpoints import Checkpoints, has_resume_point
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.evaluation import fitting_batch
 from pwl_jax.training.metrics import MetricsWriter, Progress
-from pwl_jax.training.step import device_mesh, mapped_step, replicate, shard_batch
+from pwl_jax.training.step import (
+    device_mesh,
+    mapped_step,
+    placed_like,
+    replicate,
+    shard_batch,
+)
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
 
 
@@ -59,9 +68,12 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._hear)
+        if threading.current_thread() is threading.main_thread():
+            if jax.process_count() == 1:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    self._previous[number] = signal.signal(number, self._hear)
+            else:
+                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, _terminate)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -80,6 +92,12 @@ class StopRequest:
         return self.requested
 
 
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C as the signal that the preemption service hears."""
+    del number, frame
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run with its data opened and its programs defined; nothing computed yet."""
@@ -91,18 +109,13 @@ class Run:
     validation: pipeline.PreparedSource
     total: int
 
-    @property
-    def step(self) -> Callable[..., Any]:
-        """The mapped, jitted step."""
-        return mapped_step(self.task.program, self.mesh)
-
 
 def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) -> Run:
     """Opens the data and defines the programs of a run.
 
     Args:
       config: of the run.
-      teacher_workdir: where `distill` finds its teacher; without one the teacher is untrained.
+      teacher_workdir: where `distill` finds its teacher.
 
     Raises:
       UserError: data or config that do not fit.
@@ -152,7 +165,7 @@ def _mesh_for(config: RunConfig) -> Mesh:
 def _open_data(
     config: RunConfig,
 ) -> tuple[pipeline.PreparedSource, pipeline.PreparedSource]:
-    """Training and validation images; raises where they are missing, too few or of other classes."""
+    """Training and validation images; raises where they are missing, few or of other classes."""
     data = config.data
     load = functools.partial(
         sources.load,
@@ -195,7 +208,8 @@ def train(
     """Runs or resumes a training to its end, or to a signal.
 
     A run that was stopped or killed goes on from its last checkpoint and ends with the same
-    parameters, bit for bit, as one that was not (same kind and number of devices).
+    parameters, bit for bit, as one that was not (same kind and number of devices). The checkpoint
+    holds the teacher too: `teacher_workdir` is read only where there is nothing to resume.
 
     Args:
       config: of the run; must equal the one that the workdir holds.
@@ -211,12 +225,14 @@ def train(
     main_process = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        # Reads the teacher: until it is known to fit, nothing is written.
-        state = replicate(run.task.program.init(run.task.init()), run.mesh)
+        state = placed_like(jax.eval_shape(run.task.program.init, run.task.abstract), run.mesh)
+        if not has_resume_point(run_dir):
+            # Reads the teacher: until it is known to fit, nothing is written.
+            state = replicate(run.task.program.init(_agreed(run.task.init())), run.mesh)
         if main_process:
             workdir.write_config(run_dir, config)
         checkpoints = stack.enter_context(Checkpoints(run_dir))
-        masks = replicate(run.task.masks(state.variables), run.mesh)
+        masks = replicate(run.task.masks(run.task.abstract), run.mesh)
         iterator = pipeline.train_iterator(
             run.training,
             config.batch_size,
@@ -244,7 +260,7 @@ def train(
             bar.say(f"resumed at step {step} of {run.total}")
         steps_per_epoch = run.total // config.epochs
         save_every = config.checkpoint_every_steps or steps_per_epoch
-        step_program = run.step
+        step_program = mapped_step(run.task.program, run.mesh)
         wait = _waits_for_each_step(run.mesh)
         pending: tuple[int, Any] | None = None
         while step < run.total and not stop.at(step):
@@ -274,6 +290,16 @@ def train(
         return RunResult(step, run.total, notes["values"])
 
 
+def _agreed(variables: Variables) -> Variables:
+    """The first process's values on every process.
+
+    Hosts may differ in the last bit of what they compute by themselves.
+    """
+    if jax.process_count() == 1:
+        return variables
+    return multihost_utils.broadcast_one_to_all(variables)
+
+
 def _waits_for_each_step(mesh: Mesh) -> bool:
     """Whether steps must not overlap.
 
@@ -290,15 +316,14 @@ def _initial_variables(
     teacher_workdir: epath.PathLike | None,
     hybrid: HybridNetwork,
 ) -> Variables:
-    rng = jax.random.key(config.seed)
     if teacher_workdir is None:
-        return hybrid.init(rng)
-    teacher = workdir.load_network(teacher_workdir, config)
-    variables = initial_variables(hybrid.init, rng, teacher)
+        raise TrainingError("a distillation needs the workdir of its trained teacher")
+    teacher = workdir.load_teacher(teacher_workdir, config)
+    variables = initial_variables(hybrid.init, jax.random.key(config.seed), teacher)
     if config.converter_init == "least_squares":
         preprocessing = workdir.preprocessing_of(config)
         batch = next(iter(_calibration_batches(config, training, mesh)))
-        images = preprocessing.normalize(batch["image"])
+        images = jnp.asarray(preprocessing.normalize(batch["image"]))
         variables = calibration.initialised_converters(hybrid, variables, images)
     return variables
 
@@ -306,12 +331,14 @@ def _initial_variables(
 def _calibration_batches(
     config: RunConfig, training: pipeline.PreparedSource, mesh: Mesh
 ) -> Iterator[dict[str, Any]]:
-    """Full batches of training images, about `calibration_examples` of them, in fixed order."""
+    """Full batches of training images, about `calibration_examples` of them, drawn by the seed."""
     size = min(config.eval_batch_size, len(training))
     size = max(size // mesh.size, 1) * mesh.size
     count = max(min(config.calibration_examples, len(training)) // size, 1)
-    batches = pipeline.eval_batches(training, size)
-    for _, batch in zip(range(count), batches, strict=False):
+    # A set may be stored class by class: its first images are no sample of it.
+    order = np.resize(pipeline.epoch_order(len(training), config.seed, epoch=0), count * size)
+    for positions in order.reshape(count, size):
+        batch = training.batch(positions)
         yield {"image": batch["image"], "label": batch["label"]}
 
 
@@ -329,8 +356,8 @@ def _assess(
     Without a validation split nothing is chosen: training images are evaluated, and only the last
     result is saved.
     """
-    split, images = ("validation", run.validation) if len(run.validation) else (
-        "training", run.training
+    split, images = (
+        ("validation", run.validation) if len(run.validation) else ("training", run.training)
     )
     found = run.task.assess(
         variables,

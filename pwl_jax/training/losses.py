@@ -47,7 +47,7 @@ def distillation(
     temperature: float,
     alpha: float,
 ) -> Scalar:
-    """alpha CE + (1 - alpha) T^2 KL: what a stream's logits are trained by."""
+    """Alpha CE + (1 - alpha) T^2 KL: what a stream's logits are trained by."""
     hard = alpha * cross_entropy(logits, labels)
     soft = (1 - alpha) * soft_cross_entropy(teacher_logits, logits, temperature)
     return hard + soft

@@ -192,9 +192,7 @@ def _feature_terms(
         "recon": objective.w_recon * sum(recon, jnp.zeros(())) / boundaries,
     }
     if objective.align_streams and align:
-        terms["align"] = objective.w_align * _mean(
-            jnp.concatenate(align), jnp.concatenate(weights)
-        )
+        terms["align"] = objective.w_align * _mean(jnp.concatenate(align), jnp.concatenate(weights))
     return terms
 
 

@@ -5,7 +5,6 @@ import math
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 
 from pwl_jax.errors import UserError
@@ -81,9 +80,7 @@ def params_of(variables: Variables) -> dict[str, Any]:
 
 def with_params(variables: Variables, params: dict[str, Any]) -> Variables:
     """The tree with other parameters."""
-    return {
-        network: {**trees, "params": params[network]} for network, trees in variables.items()
-    }
+    return {network: {**trees, "params": params[network]} for network, trees in variables.items()}
 
 
 def distillation_labels(hybrid: HybridNetwork, variables: Variables) -> dict[str, Any]:
@@ -124,13 +121,4 @@ def make_optimizer(
             CONVERTER: _transform(config, converter_schedule),
         },
         labels,
-    )
-
-
-def trainable_count(labels: dict[str, Any], params: dict[str, Any]) -> int:
-    """Number of parameters that are not frozen."""
-    return sum(
-        int(np.prod(p.shape))
-        for label, p in zip(jax.tree.leaves(labels), jax.tree.leaves(params), strict=True)
-        if label != FROZEN
     )

@@ -92,9 +92,7 @@ def per_device_step(
     frozen = jax.tree.map(lambda label: label == FROZEN, program.labels)
 
     def loss(trained: Any) -> tuple[jax.Array, LossOutputs]:
-        full = jax.tree.map(
-            lambda fixed, old, new: old if fixed else new, frozen, params, trained
-        )
+        full = jax.tree.map(lambda fixed, old, new: old if fixed else new, frozen, params, trained)
         variables = with_params(state.variables, full)
         return program.loss(variables, images, batch["label"], stacked_masks, loss_rng)
 
@@ -147,6 +145,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     """The tree on every device of the mesh, as arrays of its own that may be donated."""
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=sharding)(tree)
+
+
+def placed_like(abstract: Any, mesh: Mesh) -> Any:
+    """Shapes and types of a tree with the placement that `replicate` gives it."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+    )
 
 
 def shard_batch(batch: Batch, mesh: Mesh, *, replicated_input: bool = False) -> Batch:

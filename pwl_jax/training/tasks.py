@@ -25,7 +25,7 @@ from pwl_jax.training.optimizer import (
     make_optimizer,
     params_of,
 )
-from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram
+from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram, device_mesh
 
 Batches = Callable[[], Iterable[Batch]]
 """Makes a fresh pass over some images."""
@@ -69,7 +69,7 @@ def network_task(
     config: RunConfig, mesh: Mesh, augment: Augment, normalize: Callable[[Any], Any], steps: int
 ) -> Task:
     """Trains the pair's teacher, or its student alone, by cross-entropy."""
-    name = config.task
+    name = str(config.task)
     spec = config.pair.teacher if name == "teacher" else config.pair.student
     network = spec.build(AXIS if config.sync_batch_norm else None)
 
@@ -176,5 +176,10 @@ def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[s
         "batch": {k: (v.shape, str(v.dtype)) for k, v in batch.items()},
         "metrics": sorted(metrics),
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(new_state)),
-        "flops": float(cost.get("flops", float("nan"))),
+        # Counted for the share of one device.
+        "flops": float(cost.get("flops", float("nan"))) * device_mesh().size,
+        "boundaries": {
+            role: getattr(config.pair, role).build().boundary_shapes()
+            for role in ("teacher", "student")
+        },
     }

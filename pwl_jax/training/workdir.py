@@ -104,7 +104,7 @@ def load_model(workdir: epath.PathLike, which: Which = "best") -> TrainedModel:
     return TrainedModel(config, hybrid, variables, step)
 
 
-def load_network(workdir: epath.PathLike, config: RunConfig, which: Which = "best") -> Variables:
+def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "best") -> Variables:
     """The teacher that `train_teacher` left in a workdir, for the pair of another run.
 
     Raises:
@@ -133,8 +133,6 @@ def load_network(workdir: epath.PathLike, config: RunConfig, which: Which = "bes
 def preprocessing_of(config: RunConfig) -> Preprocessing:
     """How images become the pair's input: its size, and the data set's mean and deviation."""
     return sources.preprocessing(config.data.name, config.pair.teacher.input_shape)
-
-
 
 
 def open_data(

@@ -51,8 +51,8 @@ def string_bits_in_the_ladder(manifest):
     [
         (respelled, "'teacher/01' is spelled teacher/1"),
         (without_exact, "expected exact last"),
-        (many_digits_in_a_unit, "digits"),
-        (many_digits_in_a_stage, "digits"),
+        (many_digits_in_a_unit, "is no unit"),
+        (many_digits_in_a_stage, "is no precision"),
         (foreign_binding, "no tensor of that unit"),
         (rung_beyond_the_bundle, "SS@8 needs student/0@8"),
         (string_bits_in_the_ladder, "no list of widths"),

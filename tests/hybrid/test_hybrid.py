@@ -16,6 +16,7 @@ from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.models.registry import PairSpec
 from tests.tiny_pairs import FAMILIES, NETWORKS, tiny_pair
 
+
 @functools.cache
 def make(family: str, **fields):
     """A small hybrid whose statistics differ from stream to stream, and a batch."""
@@ -194,7 +195,7 @@ def test_a_mask_of_no_composition_is_refused_by_name():
 
 
 def test_shared_statistics_serve_every_stream():
-    hybrid, variables, _ = make("resnet", statistics="shared")
+    _hybrid, variables, _ = make("resnet", statistics="shared")
     assert list(variables["student"]["batch_stats"]) == ["own"]
     # Behind a teacher block the student's statistics are still its own: there are no others.
     mask = mask_of(variables, Composition.parse("TSS"), streams=False)

@@ -71,8 +71,7 @@ def test_statistics_are_the_mean_of_each_streams_batch_moments(statistics):
     got = calibrated(hybrid, variables, data, normalize, moments_of, mesh)
     alone = HybridNetwork.from_pair(spec)
     by_hand = [
-        moments_by_hand(alone, variables, jnp.asarray(normalize(batch["image"])))
-        for batch in data
+        moments_by_hand(alone, variables, jnp.asarray(normalize(batch["image"]))) for batch in data
     ]
     expected = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *by_hand)
     if statistics == "shared":

@@ -118,9 +118,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_checkpoint(
 
 
 def test_a_learning_rate_that_is_far_too_high_is_noticed_before_anything_is_saved(tmp_path):
-    run = tiny_runs.config(
-        "teacher", optimizer={"learning_rate": 1e30, "schedule": "constant"}
-    )
+    run = tiny_runs.config("teacher", optimizer={"learning_rate": 1e30, "schedule": "constant"})
     with pytest.raises(TrainingError, match="is not finite"):
         tiny_runs.train(run, tmp_path)
     with pytest.raises(CheckpointError, match="has no last checkpoint yet"):
@@ -160,7 +158,7 @@ def test_teacher_and_distillation_are_told_apart(teacher, distilled):
         workdir.load_model(teacher)
     # A distilled workdir contains its teacher, to the bit.
     run = tiny_runs.config("distill")
-    a, b = workdir.load_network(teacher, run), workdir.load_network(distilled, run)
+    a, b = workdir.load_teacher(teacher, run), workdir.load_teacher(distilled, run)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
     student = dataclasses.replace(run, task="student")
@@ -188,9 +186,7 @@ def test_best_is_chosen_on_the_validation_split(teacher, tmp_path, monkeypatch):
         return dataclasses.replace(real(variables, chosen_on, training), score=next(scores))
 
     task = dataclasses.replace(prepared.task, assess=assess)
-    monkeypatch.setattr(
-        loop, "prepare", lambda *a, **k: dataclasses.replace(prepared, task=task)
-    )
+    monkeypatch.setattr(loop, "prepare", lambda *a, **k: dataclasses.replace(prepared, task=task))
     assert tiny_runs.train(run, tmp_path).finished
     assert seen == [len(prepared.validation)] * 3
     names = {which: _steps(tmp_path, which) for which in ("best", "last")}

@@ -26,40 +26,45 @@ TEMPERATURE, ALPHA = 2.0, 0.4
 
 @functools.cache
 def setting(statistics="per_stream"):
-    spec = tiny_pair("resnet", statistics=statistics)
+    spec = tiny_pair("vgg", statistics=statistics)
     hybrid = HybridNetwork.from_pair(spec)
     variables = initial_variables(hybrid.init, jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (6, *spec.teacher.input_shape))
     return hybrid, variables, images, jnp.array([0, 1, 2, 3, 4, 5])
 
 
-def terms_of(objective, statistics="per_stream", only=None, seed=2):
+@functools.cache
+def compiled(objective, statistics="per_stream"):
+    """The loss as a function of masks and key, compiled once for all tests."""
     hybrid, variables, images, labels = setting(statistics)
-    if only is None:
-        stacked = prefix_masks(hybrid, variables)
-    else:
-        chosen = [hybrid.mask_of(variables, Composition.parse(c)) for c in only]
-        stacked = masks.stack_masks(chosen)
-    loss = jax.jit(functools.partial(distillation_loss, hybrid, objective))
-    total, outputs = loss(variables, images, labels, stacked, jax.random.key(seed))
+    return jax.jit(
+        lambda stacked, rng: distillation_loss(
+            hybrid, objective, variables, images, labels, stacked, rng
+        )
+    )
+
+
+def terms_of(objective, statistics="per_stream", seed=2):
+    hybrid, variables, _, _ = setting(statistics)
+    stacked = prefix_masks(hybrid, variables)
+    total, outputs = compiled(objective, statistics)(stacked, jax.random.key(seed))
     np.testing.assert_allclose(total, sum(outputs.terms.values()), rtol=1e-6)
     return {name: float(v) for name, v in outputs.terms.items()}, outputs.batch_stats
 
 
 @functools.cache
-def separate(statistics="per_stream"):
-    """Logits of every composition, own features and moments, each by itself in train mode."""
-    hybrid, variables, images, labels = setting(statistics)
-    apply = jax.jit(functools.partial(hybrid.apply, train=True))
+def separate():
+    """Every composition by itself in train mode, the student's own features, the teacher's."""
+    hybrid, variables, images, _ = setting()
+    apply = jax.jit(functools.partial(hybrid.apply, variables, images, train=True))
     outputs = {}
     for composition in Composition.all(hybrid.num_blocks):
         mask = jax.tree.map(jnp.asarray, hybrid.mask_of(variables, composition))
-        outputs[str(composition)] = apply(variables, images, mask)
+        outputs[str(composition)] = apply(mask)
     own = variables["student"]["batch_stats"]["own"]
     student = {"params": variables["student"]["params"], "batch_stats": own}
-    features = hybrid.student.apply(student, images, train=True).features
-    teacher = hybrid.teacher.apply(variables["teacher"], images)
-    return outputs, features, teacher
+    features = jax.jit(lambda: hybrid.student.apply(student, images, train=True).features)()
+    return outputs, features, jax.jit(hybrid.teacher.apply)(variables["teacher"], images)
 
 
 def distilled(name):
@@ -70,22 +75,27 @@ def distilled(name):
     )
 
 
+@functools.cache
 def own_feature_terms():
     hybrid, variables, _, _ = setting()
     _, features, teacher = separate()
-    sync = recon = 0.0
-    for k in range(hybrid.num_blocks - 1):
+    d = losses.feature_distance
 
-        def convert(kind, x, k=k):
-            unit = Unit(kind, k)
-            return hybrid.run(unit, hybrid.unit_variables(variables, unit), x)
+    def convert(kind, k, x):
+        unit = Unit(kind, k)
+        return hybrid.run(unit, hybrid.unit_variables(variables, unit), x)
 
-        f_s, f_t = features[f"block{k}"], teacher.features[f"block{k}"]
-        d = losses.feature_distance
-        sync += d(f_s, convert("encoder", f_t)) + d(f_t, convert("decoder", f_s))
-        recon += d(f_t, convert("decoder", convert("encoder", f_t)))
-        recon += d(f_s, convert("encoder", convert("decoder", f_s)))
-    return float(sync) / (hybrid.num_blocks - 1), float(recon) / (hybrid.num_blocks - 1)
+    @jax.jit
+    def terms():
+        sync = recon = 0.0
+        for k in range(hybrid.num_blocks - 1):
+            f_s, f_t = features[f"block{k}"], teacher.features[f"block{k}"]
+            narrow, wide = convert("encoder", k, f_t), convert("decoder", k, f_s)
+            sync += d(f_s, narrow) + d(f_t, wide)
+            recon += d(f_t, convert("decoder", k, narrow)) + d(f_s, convert("encoder", k, wide))
+        return sync / (hybrid.num_blocks - 1), recon / (hybrid.num_blocks - 1)
+
+    return tuple(map(float, terms()))
 
 
 def test_baseline_all_is_reproduced_from_separate_evaluations():
@@ -124,7 +134,7 @@ def test_baseline_random_is_the_composition_it_drew():
 
 
 def test_every_stream_is_aligned_with_the_teacher():
-    hybrid, variables, images, _ = setting()
+    hybrid, variables, _images, _ = setting()
     terms, _ = terms_of(Objective())
     _, _, teacher = separate()
     # Three blocks: the one stream that crosses a later inner boundary enters behind block 0.
@@ -148,15 +158,12 @@ def test_every_stream_is_aligned_with_the_teacher():
 
 
 def test_masks_choose_the_prefixes_that_are_trained_without_a_recompile():
-    hybrid, variables, images, labels = setting()
-    traces = []
+    hybrid, variables, _, _ = setting()
+    loss = compiled(Objective(align_streams=False))
 
-    @jax.jit
-    def loss(stacked):
-        traces.append(1)
-        objective = Objective(align_streams=False)
-        rng = jax.random.key(0)
-        return distillation_loss(hybrid, objective, variables, images, labels, stacked, rng)[1]
+    def terms(*chosen):
+        masked = [hybrid.mask_of(variables, Composition.parse(c)) for c in chosen]
+        return loss(masks.stack_masks(masked), jax.random.key(0))[1].terms
 
     for chosen, expected in (
         (("SSS", "TSS", "TTS"), (distilled("TSS") + distilled("TTS"))),
@@ -164,15 +171,11 @@ def test_masks_choose_the_prefixes_that_are_trained_without_a_recompile():
         (("SSS", "TTS", "SST"), 2 * distilled("TTS")),
         (("SSS", "SSS", "SSS"), 0.0),
     ):
-        stacked = masks.stack_masks(
-            [hybrid.mask_of(variables, Composition.parse(c)) for c in chosen]
-        )
-        terms = loss(stacked).terms
-        assert float(terms["cross"]) == pytest.approx(expected, rel=1e-5), chosen
-        assert float(terms["hard"]) > 0
-    without_student = [hybrid.mask_of(variables, Composition.parse("TSS"))] * 3
-    assert float(loss(masks.stack_masks(without_student)).terms["hard"]) == 0
-    assert len(traces) == 1
+        found = terms(*chosen)
+        assert float(found["cross"]) == pytest.approx(expected, rel=1e-5), chosen
+        assert float(found["hard"]) > 0
+    assert float(terms("TSS", "TSS", "TSS")["hard"]) == 0
+    assert loss._cache_size() == 1
 
 
 def test_trained_streams_of_stacked_masks():
@@ -212,7 +215,9 @@ def chex_close(got, expected):
 
 
 def test_drawn_compositions_are_never_pure_and_follow_the_baselines_rule():
-    drawn = np.asarray(jax.vmap(lambda k: draw_sources(k, 4))(jax.random.split(jax.random.key(0), 4000)))
+    drawn = np.asarray(
+        jax.vmap(lambda k: draw_sources(k, 4))(jax.random.split(jax.random.key(0), 4000))
+    )
     counts = drawn.sum(1)
     assert counts.min() >= 1 and counts.max() <= 3
     switches = (drawn[:, 1:] != drawn[:, :-1]).sum(1)
