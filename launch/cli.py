@@ -36,10 +36,10 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     try:
         return flags.FLAGS(argv)
-    # A config file that is named by a flag is read here, so its problems surface here too.
     except KeyError as error:
         fail(f"the config has no field {_one_line(error)}", EXIT_USAGE)
-    except (flags.Error, OSError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:
+        # A config file that is named by a flag is a program, run here: it may raise anything.
         fail(f"{_flag_problem(error)} (--help lists the flags)", EXIT_USAGE)
 
 
