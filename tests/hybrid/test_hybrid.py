@@ -14,7 +14,7 @@ from pwl_jax.hybrid.masks import composition_of, leaf_names, mask_of, unit_of
 from pwl_jax.ladder import Composition, Unit
 from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.models.registry import PairSpec
-from tests.tiny_pairs import FAMILIES, NETWORKS, tiny_pair
+from tests.tiny_pairs import NETWORKS, tiny_pair
 
 
 @functools.cache
@@ -45,7 +45,10 @@ def run_programs(hybrid, variables, composition, x):
     return x
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    ["lenet5", "vgg", *(pytest.param(f, marks=pytest.mark.slow) for f in ("resnet", "vit"))],
+)
 def test_walk_agrees_with_separate_evaluations_and_one_compile_serves_all_masks(family):
     hybrid, variables, images = make(family)
     blocks = hybrid.num_blocks
@@ -64,7 +67,7 @@ def test_walk_agrees_with_separate_evaluations_and_one_compile_serves_all_masks(
 
 
 def test_every_mixed_composition_equals_its_programs_bit_for_bit():
-    hybrid, variables, images = make("resnet")
+    hybrid, variables, images = make("vgg")
     apply = jax.jit(hybrid.apply)
     for composition in Composition.all(hybrid.num_blocks):
         mask = jax.tree.map(jnp.asarray, hybrid.mask_of(variables, composition))
@@ -75,7 +78,7 @@ def test_every_mixed_composition_equals_its_programs_bit_for_bit():
         )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
 def test_leaves_outside_the_mask_may_be_nan(family):
     hybrid, variables, images = make(family)
 
@@ -125,7 +128,7 @@ def test_stacked_masks_under_vmap_keep_nan_out():
         assert np.isfinite(leaf).all() if read else not np.asarray(leaf).any()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["vgg", pytest.param("vit", marks=pytest.mark.slow)])
 def test_every_stream_contributes_gradient(family):
     hybrid, variables, images = make(family)
 

@@ -60,7 +60,9 @@ def moments_by_hand(hybrid, variables, images):
     return found
 
 
-@pytest.mark.parametrize("statistics", ["per_stream", "shared"])
+@pytest.mark.parametrize(
+    "statistics", ["per_stream", pytest.param("shared", marks=pytest.mark.slow)]
+)
 def test_statistics_are_the_mean_of_each_streams_batch_moments(statistics):
     spec = tiny_pair("vgg", statistics=statistics)
     hybrid = HybridNetwork.from_pair(spec, AXIS)

@@ -53,20 +53,22 @@ def files_of(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("task", ["teacher", "distill"])
+@pytest.mark.parametrize("task", ["teacher", pytest.param("distill", marks=pytest.mark.slow)])
 def test_a_stopped_run_resumes_to_the_same_bits(task, request, teacher, tmp_path, monkeypatch):
     run = tiny_runs.config(task)
     given = teacher if task == "distill" else None
     whole = request.getfixturevalue("distilled" if task == "distill" else "teacher")
     # At the start, at a step that was saved anyway, and past the first epoch.
-    stopping_before(monkeypatch, 0, 3, 5)
-    done = [tiny_runs.train(run, tmp_path, given).steps for _ in range(4)]
-    assert done == [0, 3, 5, STEPS]
+    stops = (3, 5) if task == "distill" else (0, 3, 5)
+    stopping_before(monkeypatch, *stops)
+    for steps in (*stops, STEPS):
+        assert tiny_runs.train(run, tmp_path, given).steps == steps
     tiny_runs.assert_same_bits(whole, tmp_path)
     assert tiny_runs.trained_steps(tmp_path) == list(range(1, STEPS + 1))
     assert tiny_runs.metric_lines(tmp_path) == tiny_runs.metric_lines(whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(distilled, teacher):
     before = files_of(distilled / "checkpoints")
     result = tiny_runs.train(tiny_runs.config("distill"), distilled, teacher)
@@ -96,6 +98,7 @@ def test_a_signal_stops_cleanly(tmp_path, capsys):
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_checkpoint(
     teacher, distilled, tmp_path, monkeypatch
 ):
@@ -135,6 +138,7 @@ def test_a_learning_rate_that_is_far_too_high_is_noticed_before_anything_is_save
         ({"pair": tiny_runs.tiny_pair("resnet").to_dict()}, "pair.name: 'resnet_tiny', there"),
     ],
 )
+@pytest.mark.slow
 def test_the_workdir_of_another_run_is_refused_and_kept(distilled, teacher, changes, message):
     before = files_of(distilled)
     with pytest.raises(CheckpointError, match=message):
@@ -153,6 +157,7 @@ def test_a_teacher_of_another_pair_is_refused_before_anything_is_written(teacher
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_teacher_and_distillation_are_told_apart(teacher, distilled):
     with pytest.raises(CheckpointError, match="holds a teacher alone; expected the workdir of a"):
         workdir.load_model(teacher)
@@ -200,6 +205,7 @@ def _steps(where, which):
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
 
+@pytest.mark.slow
 def test_config_json_is_the_whole_run(distilled):
     data = json.loads((distilled / "config.json").read_text())
     assert data["pair"]["teacher"]["widths"] == [6, 8, 8]

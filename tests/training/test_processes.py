@@ -49,13 +49,14 @@ def started(flags, where, devices=1):
 
 
 def wait_for_step(process, where, step):
-    """Returns once the run has written the metrics of `step`."""
+    """Returns once the run has written the metrics of `step` or of a later one."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        if (where / "metrics.jsonl").exists() and step in tiny_runs.trained_steps(where)[-3:]:
+        written = (where / "metrics.jsonl").exists()
+        if written and max(tiny_runs.trained_steps(where), default=0) >= step:
             return
-        time.sleep(0.002)
+        time.sleep(0.01)
     process.kill()
     raise AssertionError(f"step {step} was never seen: {process.communicate()}")
 
@@ -73,7 +74,7 @@ def test_terminated_then_killed_a_distillation_ends_as_if_nothing_had_been(setti
     assert (where / "checkpoints" / "resume" / str(stopped)).is_dir()
 
     process = started(flags, where)
-    wait_for_step(process, where, 40)
+    wait_for_step(process, where, stopped + 12)
     process.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
@@ -105,7 +106,7 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(settings, tmp_path)
 
 
 def test_two_processes_train_as_one_with_two_devices(teacher, tmp_path):
-    config = tiny_runs.config_file(tmp_path / "config.py")
+    config = tiny_runs.config_file(tmp_path / "config.py", epochs=1)
     flags = [f"--config={config}", f"--teacher={teacher}"]
     together, alone = tmp_path / "together", tmp_path / "alone"
     with socket.socket() as free:
@@ -130,5 +131,5 @@ def test_two_processes_train_as_one_with_two_devices(teacher, tmp_path):
     # Two processes deal the same examples to the devices in another order: sums differ.
     assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
     steps = [tiny_runs.trained_steps(where) for where in (alone, together)]
-    assert steps[0] == steps[1] == list(range(1, 9))
+    assert steps[0] == steps[1] == list(range(1, 5))
     assert (together / "config.json").read_text() == (alone / "config.json").read_text()
