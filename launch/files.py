@@ -23,13 +23,15 @@ def read_input(path: str) -> Any:
             return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
             raise UserError(f"{path} is no readable .npy array: {error}") from error
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable image: {error}") from error
+        # Pillow names the buffer it read from, which says nothing to anybody.
+        problem = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{path} is no readable image: {problem}") from error
     return image
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.ladder import EXACT, Bits, Composition, Rung, Unit
 from pwl_jax.models.block_network import Variables
-from pwl_jax.training.step import Batch, shard_batch
+from pwl_jax.training.step import Batch, settled, shard_batch
 
 Key = TypeVar("Key", bound=Hashable)
 Path = tuple[tuple[str, Bits], ...]
@@ -60,7 +60,7 @@ def accuracy(
         images = normalize(batch["image"])
         placed = shard_batch({**batch, "image": images}, mesh, replicated_input=True)
         for key, logits in logits_of(placed["image"]).items():
-            counted = _summary(logits, placed["label"], placed["weight"])
+            counted = settled(_summary(logits, placed["label"], placed["weight"]), mesh)
             sums[key] = sums[key] + counted if key in sums else counted
     results = {}
     for key, values in sums.items():

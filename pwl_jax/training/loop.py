@@ -34,6 +34,7 @@ from pwl_jax.training.step import (
     mapped_step,
     placed_like,
     replicate,
+    settled,
     shard_batch,
 )
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
@@ -261,13 +262,10 @@ def train(
         steps_per_epoch = run.total // config.epochs
         save_every = config.checkpoint_every_steps or steps_per_epoch
         step_program = mapped_step(run.task.program, run.mesh)
-        wait = _waits_for_each_step(run.mesh)
         pending: tuple[int, Any] | None = None
         while step < run.total and not stop.at(step):
             batch = shard_batch(next(iterator), run.mesh)
-            state, metrics = step_program(state, batch, masks)
-            if wait:
-                jax.block_until_ready(state)
+            state, metrics = settled(step_program(state, batch, masks), run.mesh)
             step += 1
             # Read one step late: the device is at work on this step meanwhile.
             _report(writer, bar, pending)
@@ -298,15 +296,6 @@ def _agreed(variables: Variables) -> Variables:
     if jax.process_count() == 1:
         return variables
     return multihost_utils.broadcast_one_to_all(variables)
-
-
-def _waits_for_each_step(mesh: Mesh) -> bool:
-    """Whether steps must not overlap.
-
-    Several devices of one CPU share its threads: collectives of two executions that are under way
-    at once can wait for each other's threads. There is nothing to gain there by running ahead.
-    """
-    return mesh.size > 1 and jax.default_backend() == "cpu"
 
 
 def _initial_variables(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +153,21 @@ def placed_like(abstract: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
     )
+
+
+T = TypeVar("T")
+
+
+def settled(results: T, mesh: Mesh) -> T:
+    """What a mapped program returned, waited for where its executions must not overlap.
+
+    Several devices of one CPU share its threads. Collectives of two executions that are under way
+    at once can each hold threads that the other needs; XLA then ends the process after a minute.
+    Running ahead gains nothing there. Elsewhere the results come back at once.
+    """
+    if mesh.size > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(results)
+    return results
 
 
 def shard_batch(batch: Batch, mesh: Mesh, *, replicated_input: bool = False) -> Batch:
