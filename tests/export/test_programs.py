@@ -14,7 +14,7 @@ from pwl_jax.hybrid.masks import leaf_names
 from pwl_jax.ladder import Unit
 from pwl_jax.models.registry import PairSpec
 from tests.tiny_models import images_of, model_of, tiny_model
-from tests.tiny_pairs import FAMILIES, NETWORKS
+from tests.tiny_pairs import NETWORKS
 
 
 @functools.cache
@@ -76,7 +76,10 @@ def check_programs(model, batches):
     assert seen == set(named)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    ["lenet5", "vgg", *(pytest.param(f, marks=pytest.mark.slow) for f in ("resnet", "vit"))],
+)
 def test_every_program_computes_what_its_unit_does_bit_for_bit(family):
     check_programs(tiny_model(family), batches=(1, 5) if family == "lenet5" else (3,))
 

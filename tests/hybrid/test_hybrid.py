@@ -47,7 +47,7 @@ def run_programs(hybrid, variables, composition, x):
 
 @pytest.mark.parametrize(
     "family",
-    ["lenet5", "vgg", *(pytest.param(f, marks=pytest.mark.slow) for f in ("resnet", "vit"))],
+    ["vgg", *(pytest.param(f, marks=pytest.mark.slow) for f in ("lenet5", "resnet", "vit"))],
 )
 def test_walk_agrees_with_separate_evaluations_and_one_compile_serves_all_masks(family):
     hybrid, variables, images = make(family)

@@ -122,6 +122,7 @@ def test_least_squares_of_a_channel_that_never_varies_stays_finite():
     np.testing.assert_allclose(x @ kernel + bias, x[:, :2] + 1, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_initialised_converters_map_features_onto_each_other_better_than_chance():
     hybrid = HybridNetwork.from_pair(tiny_pair("vgg"))
     variables = initial_variables(hybrid.init, jax.random.key(0))
