@@ -78,7 +78,10 @@ def test_every_mixed_composition_equals_its_programs_bit_for_bit():
         )
 
 
-@pytest.mark.parametrize("family", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family",
+    ["lenet5", *(pytest.param(f, marks=pytest.mark.slow) for f in ("resnet", "vit"))],
+)
 def test_leaves_outside_the_mask_may_be_nan(family):
     hybrid, variables, images = make(family)
 
