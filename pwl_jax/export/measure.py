@@ -6,16 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from pwl_jax import precision
 from pwl_jax.data import pipeline
 from pwl_jax.ladder import EXACT, Bits, Composition, Measurement, Rung, Unit, ordering
 from pwl_jax.models.block_network import Variables
-from pwl_jax.training.evaluation import Accuracy, Evaluator
+from pwl_jax.training.evaluation import Accuracy, Evaluator, fitting_batch
 
 CODED = ("teacher", "student")
 """Kinds of units that come in several precisions; converters are always exact."""
+
+EVALUATION_BATCH = 256
+"""Images a step, where there are as many."""
 
 MOST_BLOCKS_FOR_ALL = 6
 """With more blocks than this the order is chosen without measuring all 2^N compositions."""
@@ -70,7 +72,7 @@ class Measurer:
         self._evaluator = evaluator
         self._trees = trees
         self._source = source
-        self._batch_size = evaluation_batch(self.examples, evaluator.mesh)
+        self._batch_size = fitting_batch(EVALUATION_BATCH, self.examples, evaluator.mesh)
         self._known: dict[Rung, Accuracy] = {}
 
     def measure(self, rungs: Sequence[Rung]) -> dict[Rung, Accuracy]:
@@ -91,11 +93,6 @@ class Measurer:
             Measurement(rung, self.split, found.top1, found.loss, found.examples)
             for rung, found in self._known.items()
         ]
-
-
-def evaluation_batch(examples: int, mesh: Mesh, at_most: int = 256) -> int:
-    """A batch size that divides among the devices and is not much larger than the data."""
-    return -(-min(at_most, max(examples, 1)) // mesh.size) * mesh.size
 
 
 def chosen_order(

@@ -30,7 +30,7 @@ class Accuracy:
 
 def fitting_batch(size: int, examples: int, mesh: Mesh) -> int:
     """The batch size nearest to `size` that wastes little on few examples and fits the mesh."""
-    return -(-min(size, examples) // mesh.size) * mesh.size
+    return -(-min(size, max(examples, 1)) // mesh.size) * mesh.size
 
 
 @jax.jit

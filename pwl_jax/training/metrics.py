@@ -2,7 +2,6 @@
 
 import json
 import sys
-from typing import Any
 
 import tensorboardX
 from etils import epath
@@ -37,12 +36,12 @@ class MetricsWriter:
         if self._enabled:
             self._events.close()
 
-    def write(self, step: int, values: dict[str, float], **notes: Any) -> None:
+    def write(self, step: int, values: dict[str, float]) -> None:
         """One line: `{"step": .., name: value, ..}`; values also as TensorBoard scalars."""
         if not self._enabled:
             return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **notes, **values}) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         self._events.flush()

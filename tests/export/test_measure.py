@@ -8,12 +8,11 @@ from pwl_jax.export.measure import (
     MOST_BLOCKS_FOR_ALL,
     arriving_bytes,
     chosen_order,
-    evaluation_batch,
     expanded,
 )
 from pwl_jax.ladder import EXACT
 from pwl_jax.precision import expand, quantizable
-from pwl_jax.training.evaluation import Accuracy
+from pwl_jax.training.evaluation import Accuracy, fitting_batch
 from pwl_jax.training.step import device_mesh
 from tests.tiny_models import tiny_model
 
@@ -104,4 +103,11 @@ def test_arriving_bytes():
 def test_a_batch_divides_among_devices_and_is_little_larger_than_the_data():
     mesh = device_mesh()
     assert mesh.size == 8
-    assert [evaluation_batch(n, mesh) for n in (0, 1, 8, 9, 256, 10_000)] == [8, 8, 8, 16, 256, 256]
+    assert [fitting_batch(256, n, mesh) for n in (0, 1, 8, 9, 256, 10_000)] == [
+        8,
+        8,
+        8,
+        16,
+        256,
+        256,
+    ]
