@@ -1,5 +1,6 @@
 """JSON read strictly: no repeated keys, no NaN; and objects with exactly the expected fields."""
 
+import collections
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -92,9 +93,9 @@ def _shown(value: Any) -> str:
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key '{repeated}' is repeated")
+        counts = collections.Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the key '{repeated[:80]}' is repeated")
     return record
 
 

@@ -1,5 +1,6 @@
 """Tensors in a few bits first, then to the bit. NumPy and zstandard; any arrays."""
 
+from pwl_jax.precision.delta import encode_delta
 from pwl_jax.precision.dtypes import (
     byte_count,
     dtype_name,
@@ -27,6 +28,7 @@ __all__ = [
     "check_stages",
     "decode_tensor",
     "dtype_name",
+    "encode_delta",
     "encode_tensor",
     "expand",
     "is_exact",

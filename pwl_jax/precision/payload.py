@@ -12,8 +12,8 @@ from pwl_jax.precision import codec, dtypes
 from pwl_jax.precision.errors import PrecisionError
 from pwl_jax.precision.packing import WIDTHS
 
-KINDS = ("exact", "codes", "finer", "residual")
-UPDATES = ("finer", "residual")
+KINDS = ("exact", "codes", "finer", "residual", "delta", "same")
+UPDATES = ("finer", "residual", "delta", "same")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pwl_jax.ladder import EXACT, Bits
-from pwl_jax.precision import dtypes, quantizer, residual
+from pwl_jax.precision import delta, dtypes, quantizer, residual
 from pwl_jax.precision.errors import PrecisionError
 from pwl_jax.precision.packing import pack_bits, packed_bytes, unpack_bits
 from pwl_jax.precision.payload import StagePayload, check_header, pack_parts, unpack_parts
@@ -75,13 +75,17 @@ def encode_tensor(array: np.ndarray, stages: Sequence[Bits]) -> list[StagePayloa
 
 
 def decode_tensor(
-    payloads: Sequence[StagePayload], *, max_bytes: int = DEFAULT_MAX_BYTES
+    payloads: Sequence[StagePayload],
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    previous: np.ndarray | None = None,
 ) -> np.ndarray:
     """The array at the stage of the last payload given, in the original dtype and shape.
 
     Args:
       payloads: from the base on, without a gap.
       max_bytes: what the decoded array may hold; checked before anything is allocated.
+      previous: the version of the tensor that a `delta` or `same` is told against.
 
     Raises:
       PrecisionError: payloads that do not fit together, are damaged, unknown or too large.
@@ -97,6 +101,10 @@ def decode_tensor(
     _check_size(dtype, shape, max_bytes)
     count = math.prod(shape)
     width = dtypes.item_bytes(dtype)
+    if header["kind"] in delta.DELTA_KINDS:
+        if len(payloads) > 1:
+            raise PrecisionError("no stage can follow a difference")
+        return delta.decode_delta(payloads[0], previous)
     if header["kind"] == "exact":
         planes = unpack_parts(payloads[0], [count] * width)
         patterns = residual.from_planes(planes, dtypes.pattern_dtype(dtype))
@@ -157,7 +165,7 @@ def quantizable(array: np.ndarray) -> bool:
 
 def is_exact(header: Mapping[str, Any]) -> bool:
     """Whether the payload with this header completes the original."""
-    return header.get("kind") in ("exact", "residual")
+    return header.get("kind") in ("exact", "residual", *delta.DELTA_KINDS)
 
 
 def check_stages(stages: Sequence[Bits]) -> tuple[Bits, ...]:
