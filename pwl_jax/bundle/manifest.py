@@ -26,6 +26,8 @@ FORMAT, VERSION = "pwl-bundle", 1
 MANIFEST_NAME = "manifest.json"
 SHARD_SUFFIXES = ("p2u", "safetensors")
 OWN_STREAM = "own"
+# A safetensors file has its metadata under this name.
+RESERVED_NAMES = ("", "__metadata__")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +173,8 @@ class Manifest:
         for unit, stages in self.stages.items():
             first = self.shards[f"{unit}@{stages[0]}"]
             for tensor in first.tensors:
+                if tensor in RESERVED_NAMES:
+                    raise BundleError(f"no tensor of {unit} can be called {tensor!r}")
                 if owners.setdefault(tensor, unit) != unit:
                     raise BundleError(f"tensor '{tensor}' is in {owners[tensor]} and in {unit}")
         for tensor in self.tensors.keys() ^ owners.keys():

@@ -24,7 +24,7 @@ from pwl_jax.bundle.signature import (
     check_signature,
 )
 from pwl_jax.bundle.stores import Store
-from pwl_jax.bundle.unit_files import Previous, UnitFiles
+from pwl_jax.bundle.unit_files import LARGEST_TENSOR, Previous, UnitFiles
 from pwl_jax.bundle.verified_file import VerifiedFile
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Ladder, Unit
@@ -65,6 +65,7 @@ class BundleReader:
         *,
         public_key: Key = None,
         against: Sequence["BundleReader"] | None = (),
+        largest_tensor: int = LARGEST_TENSOR,
     ) -> None:
         """Reads and checks the manifest; see `open`. Raises BundleError.
 
@@ -77,6 +78,7 @@ class BundleReader:
         self.manifest_bytes = len(data)
         self.manifest_sha256 = sha256_of(data)
         self._store = store
+        self._largest_tensor = largest_tensor
         self._read_files: dict[str, int] = {MANIFEST_NAME: len(data)}
         self._lock = threading.Lock()
         self._previous: BundleReader | None = None
@@ -90,6 +92,7 @@ class BundleReader:
         *,
         public_key: Key = None,
         against: Sequence["Address | BundleReader"] = (),
+        largest_tensor: int = LARGEST_TENSOR,
     ) -> "BundleReader":
         """Opens a folder, an http(s) address, or another address that `etils.epath` knows.
 
@@ -103,6 +106,7 @@ class BundleReader:
           against: of a delta bundle, the one it is told against, as address or reader; if that is
             a delta too, the ones before it, in any order. Their manifests are known by their
             hashes, so one signature vouches for the whole chain. Others are ignored.
+          largest_tensor: bytes of a tensor; one that declares more is refused before it is read.
 
         Raises:
           BundleError: there is no readable bundle of this version, or a delta's other bundle is
@@ -110,12 +114,14 @@ class BundleReader:
           UserError: what is given as key is none.
         """
         given = [
-            entry if isinstance(entry, BundleReader) else cls._opened(entry, cache_dir, None, None)
+            entry
+            if isinstance(entry, BundleReader)
+            else cls._opened(entry, cache_dir, None, None, largest_tensor)
             for entry in against
         ]
         for entry in given:
             entry._previous = entry._previous or entry._among(given)
-        return cls._opened(path, cache_dir, public_key, given)
+        return cls._opened(path, cache_dir, public_key, given, largest_tensor)
 
     @classmethod
     def _opened(
@@ -124,6 +130,7 @@ class BundleReader:
         cache_dir: Address | None,
         public_key: Key,
         against: Sequence["BundleReader"] | None,
+        largest_tensor: int,
     ) -> "BundleReader":
         store, remote = open_store(path), "://" in os.fspath(path)
         temporary = None
@@ -131,7 +138,9 @@ class BundleReader:
             cache_dir = temporary = tempfile.mkdtemp(prefix="pwl-bundle-")
         try:
             cached = store if cache_dir is None else CachedStore(store, cache_dir)
-            reader = cls(cached, public_key=public_key, against=against)
+            reader = cls(
+                cached, public_key=public_key, against=against, largest_tensor=largest_tensor
+            )
         except BaseException:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -212,7 +221,7 @@ class BundleReader:
         told = None
         if previous is not None and self._previous is not None:
             told = Previous(self._previous.manifest, previous.__getitem__)
-        return UnitFiles(self.manifest, unit, stage, self._file, told)
+        return UnitFiles(self.manifest, unit, stage, self._file, told, self._largest_tensor)
 
     def _file(self, entry: FileEntry) -> VerifiedFile:
         file = self._store.open(entry.file, entry.bytes, entry.sha256)

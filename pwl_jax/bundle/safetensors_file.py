@@ -60,10 +60,9 @@ class SafetensorsLayout:
         self.size = len(self._head) + at
 
     def write_header(self, file: IO[bytes]) -> None:
-        """Writes the header and makes the file as long as it will be."""
+        """Writes what comes before the tensors."""
         file.seek(0)
         file.write(self._head)
-        file.truncate(self.size)
 
     def write_tensor(self, file: IO[bytes], name: str, array: np.ndarray) -> None:
         """Writes one tensor to its place.

@@ -50,6 +50,7 @@ class UnitFiles:
         stage: Bits,
         open_file: Callable[[FileEntry], VerifiedFile],
         previous: Previous | None = None,
+        largest_tensor: int = LARGEST_TENSOR,
     ) -> None:
         """Opens and verifies the shards and reads their headers.
 
@@ -57,6 +58,7 @@ class UnitFiles:
           BundleError: no such unit or stage, or a missing or damaged file.
         """
         self._manifest, self._stage, self._previous = manifest, stage, previous
+        self._largest = largest_tensor
         stages = manifest.stages.get(str(unit), ())
         if stage not in stages:
             held = ", ".join(map(str, stages)) or "nothing"
@@ -97,9 +99,9 @@ class UnitFiles:
             payloads = [place.payload(file, at) for file, at, place in chain]
             if headers[0]["kind"] in _AGAINST:
                 previous = self._previous_tensor(name)
-                array = decode_tensor(payloads, max_bytes=LARGEST_TENSOR, previous=previous)
+                array = decode_tensor(payloads, max_bytes=self._largest, previous=previous)
             else:
-                array = decode_tensor(payloads, max_bytes=LARGEST_TENSOR)
+                array = decode_tensor(payloads, max_bytes=self._largest)
         except PrecisionError as error:
             raise BundleError(f"{self._where}: tensor '{name}': {error}") from error
         self._check_tensor(name, array, self._stage == EXACT or is_exact(headers[-1]))
@@ -160,11 +162,11 @@ class UnitFiles:
             tensor = self._manifest.tensors[name]
             # Without the zeros, so that they cannot hide sizes that no array can have.
             shape = [size for size in tensor.shape if size]
-            too_large = byte_count(tensor.dtype, shape) > LARGEST_TENSOR
+            too_large = byte_count(tensor.dtype, shape) > self._largest
             if len(tensor.shape) > _MOST_AXES or too_large:
                 raise BundleError(
                     f"{entry.file}: tensor '{name}' declares a shape {list(tensor.shape)[:8]} of "
-                    f"more than {LARGEST_TENSOR} bytes"
+                    f"more than {self._largest} bytes"
                 )
 
     def _check_header(self, name: str, place: PayloadPlace) -> None:

@@ -16,6 +16,7 @@ from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.fetch_order import fetch_order
 from pwl_jax.bundle.manifest import (
     MANIFEST_NAME,
+    RESERVED_NAMES,
     Manifest,
     ProgramEntry,
     ShardEntry,
@@ -133,7 +134,7 @@ class BundleWriter:
         for name in names:
             if name in self._tensors:
                 raise BundleError(f"tensor '{name}' was added before")
-            if name in ("", "__metadata__"):
+            if name in RESERVED_NAMES:
                 raise BundleError(f"no tensor of {unit} can be called {name!r}")
         plain = unit.kind in ("encoder", "decoder")
         if plain and stages != (EXACT,):
