@@ -40,6 +40,8 @@ def main() -> None:
         for unit, here in chosen.items():
             for name, array in reader.each_tensor(unit, here):
                 layout.write_tensor(file, name, array)
+                # Else it would be held while the next is decoded.
+                del array
     size = sum(byte_count(dtype, shape) for dtype, shape in declared.values())
     proof = "each equal to the original by its hash" if stage == EXACT else f"at {stage} bits"
     print(f"{len(declared)} tensors, {size:,} bytes, {proof}: {_OUTPUT.value}")

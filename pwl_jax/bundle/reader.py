@@ -208,7 +208,11 @@ class BundleReader:
         for unit, stages in self.manifest.stages.items():
             for stage in stages:
                 with _noted(problems):
-                    decoded = sum(1 for _ in self.each_tensor(Unit.parse(unit), stage))
+                    decoded = 0
+                    for _, array in self.each_tensor(Unit.parse(unit), stage):
+                        decoded += 1
+                        # Else it would be held while the next is decoded.
+                        del array
                     tensors += decoded if stage == stages[-1] else 0
         for entry in (entry for entries in self.manifest.programs.values() for entry in entries):
             with _noted(problems):

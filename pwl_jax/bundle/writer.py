@@ -31,7 +31,6 @@ from pwl_jax.bundle.staging import StagingFolder
 from pwl_jax.bundle.stores import remote_path
 from pwl_jax.ladder import EXACT, Bits, LadderRung, Measurement, Rung, Unit
 from pwl_jax.precision import (
-    StagePayload,
     check_stages,
     dtype_name,
     encode_delta,
@@ -149,13 +148,9 @@ class BundleWriter:
             else:
                 with self._spools(stages) as spools:
                     for name in names:
-                        array = np.asarray(tensors[name])
-                        entries[name] = _entry(array)
                         chosen = (widths or {}).get(name)
                         plan = options if chosen is None else {**options, "widths": chosen}
-                        for payload in self._payloads(name, array, stages, plan):
-                            spools[payload.stage].add(name, payload)
-                        del array
+                        entries[name] = self._spool(name, tensors, spools, plan)
                     for stage, spool in spools.items():
                         self._add_shard(unit, stage, spool.pieces(unit, stage), "p2u", spool.names)
         self._tensors |= entries
@@ -257,12 +252,22 @@ class BundleWriter:
     ) -> None:
         self.abort()
 
-    def _payloads(
-        self, name: str, array: np.ndarray, stages: tuple[Bits, ...], options: Mapping[str, Any]
-    ) -> list[StagePayload]:
+    def _spool(
+        self,
+        name: str,
+        tensors: Mapping[str, np.ndarray],
+        spools: Mapping[Bits, P2uSpool],
+        options: Mapping[str, Any],
+    ) -> TensorEntry:
+        """Loads and encodes one tensor; nothing of it is held when this returns."""
+        array = np.asarray(tensors[name])
         if self._previous is not None and name in self._previous:
-            return [encode_delta(array, self._previous[name])]
-        return encode_tensor(array, stages, **options)
+            payloads = [encode_delta(array, self._previous[name])]
+        else:
+            payloads = encode_tensor(array, tuple(spools), **options)
+        for payload in payloads:
+            spools[payload.stage].add(name, payload)
+        return _entry(array)
 
     @contextlib.contextmanager
     def _spools(self, stages: tuple[Bits, ...]) -> Iterator[dict[Bits, P2uSpool]]:
