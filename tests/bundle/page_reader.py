@@ -11,9 +11,10 @@ import zstandard
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 
 
-def read_unit(folder, unit: str, stage: str) -> dict[str, tuple[str, bytes]]:
-    """Type and little-endian bytes of each tensor at a stage."""
+def read_unit(folder, unit: str, stage: str, against=()) -> dict[str, tuple[str, bytes]]:
+    """Type and little-endian bytes of each tensor at a stage; of a delta, given older bundles."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
+    older = previous(manifest, against)
     stages = manifest["stages"][unit]
     chains: dict[str, list] = {}
     for at in stages[: stages.index(stage) + 1]:
@@ -21,15 +22,46 @@ def read_unit(folder, unit: str, stage: str) -> dict[str, tuple[str, bytes]]:
         data = (folder / entry["file"]).read_bytes()
         assert len(data) == entry["bytes"]
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        if entry["file"].endswith(".safetensors"):
+            return plain(data)
         for name, header, payload in payloads(data, unit, at):
             chains.setdefault(name, []).append((header, payload))
-    decoded = {name: decode(chain) for name, chain in chains.items()}
+    decoded = {
+        name: decode(chain, older(name) if chain[0][0]["kind"] in ("same", "delta") else None)
+        for name, chain in chains.items()
+    }
     for name, chain in chains.items():
-        if chain[-1][0]["kind"] in ("exact", "residual"):
+        if chain[-1][0]["kind"] in ("exact", "residual", "same", "delta"):
             assert (
                 hashlib.sha256(decoded[name][1]).hexdigest() == manifest["tensors"][name]["sha256"]
             )
     return decoded
+
+
+def plain(data: bytes) -> dict[str, tuple[str, bytes]]:
+    (length,) = struct.unpack_from("<Q", data)
+    types = {"F32": "float32", "F16": "float16", "I64": "int64"}
+    return {
+        name: (types[entry["dtype"]], data[8 + length :][slice(*entry["data_offsets"])])
+        for name, entry in json.loads(data[8 : 8 + length]).items()
+    }
+
+
+def previous(manifest: dict, against):
+    """What finds a tensor in the bundle that a delta is told against."""
+
+    def find(name: str) -> tuple[str, bytes]:
+        wanted = manifest["against"]["manifest_sha256"]
+        for folder in against:
+            data = (folder / "manifest.json").read_bytes()
+            if hashlib.sha256(data).hexdigest() != wanted:
+                continue
+            for unit, stages in json.loads(data)["stages"].items():
+                if name in json.loads(data)["shards"][f"{unit}@{stages[0]}"]["tensors"]:
+                    return read_unit(folder, unit, "exact", against)[name]
+        raise AssertionError(f"no {name} in a bundle {wanted}")
+
+    return find
 
 
 def payloads(data: bytes, unit: str, stage: str):
@@ -69,7 +101,7 @@ def unzigzag(z: int) -> int:
     return (z >> 1) ^ -(z & 1)
 
 
-def decode(chain: list) -> tuple[str, bytes]:
+def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, bytes]:
     dtype, shape = chain[0][0]["dtype"], chain[0][0]["shape"]
     codes: list[int] = []
     scales = np.zeros(0, np.float32)
@@ -80,6 +112,13 @@ def decode(chain: list) -> tuple[str, bytes]:
         if place:
             assert header["base"] == digest(*chain[place - 1])
         match header["kind"]:
+            case "same":
+                assert hashlib.sha256(older[1]).hexdigest() == header["base"] and not parts
+                return older
+            case "delta":
+                assert hashlib.sha256(older[1]).hexdigest() == header["base"]
+                width = len(parts)
+                patterns = changed(joined(parts), older[1], width)
             case "exact":
                 width = len(parts)
                 patterns = joined(parts)
@@ -121,6 +160,19 @@ def values(codes: list[int], scales: np.ndarray, dtype: str) -> list[int]:
         product = np.clip(product, np.float32(-65504), np.float32(65504))
     typed = product.astype(dtype)
     return typed.view(f"<u{typed.itemsize}").tolist()
+
+
+def changed(differences: list[int], older: bytes, width: int) -> list[int]:
+    modulus, top = 1 << (8 * width), 1 << (8 * width - 1)
+
+    def ordered(p: int) -> int:
+        return p ^ (top - 1) if p & top else p
+
+    before = [int.from_bytes(older[i : i + width], "little") for i in range(0, len(older), width)]
+    return [
+        ordered((unzigzag(d) + ordered(p)) % modulus)
+        for d, p in zip(differences, before, strict=True)
+    ]
 
 
 def restored(coded: list[int], codes: list[int], approximation: list[int], width: int) -> list[int]:

@@ -175,6 +175,80 @@ def test_a_repeated_key_is_refused(folder):
         BundleReader.open(folder)
 
 
+def test_a_repeated_key_among_very_many_is_found_in_no_time():
+    keys = ",".join(f'"{i}":0' for i in range(200_000))
+    with pytest.raises(BundleError, match="the key '5' is repeated"):
+        Manifest.from_json(f'{{{keys},"5":0}}'.encode())
+
+
+@pytest.mark.parametrize("name", ["", "__metadata__"])
+def test_a_name_that_safetensors_cannot_hold_is_refused(folder, name):
+    text = (folder / "manifest.json").read_text()
+    text = text.replace("teacher/params/block0/kernel", name)
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=f"can be called '{name}'"):
+        BundleReader.open(folder)
+
+
+def test_half_a_character_is_refused_before_anybody_prints_it(folder):
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"ant"', '"\\ud800"'))
+    with pytest.raises(BundleError, match="surrogates not allowed"):
+        BundleReader.open(folder)
+    (folder / "manifest.json").write_text(text.replace('"ant"', '"\\ud83d\\ude00"'))
+    assert BundleReader.open(folder).manifest.classes[0] == "\U0001f600"
+
+
+def test_more_blocks_than_any_list_can_hold_are_not_counted(folder):
+    manifest = document(folder)
+    manifest |= {"blocks": 1 << 62, "ladder": [], "measurements": []}
+    far = "student/9999"
+    manifest["programs"][far] = manifest["programs"]["student/0"]
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="no tensor of that unit"):
+        BundleReader.open(folder)
+    manifest["programs"][far][0]["bindings"] = {"own": [], "9" * 30: []}
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="bound for"):
+        BundleReader.open(folder)
+
+
+def test_a_header_too_large_to_parse_is_refused_unread(folder, monkeypatch):
+    monkeypatch.setattr("pwl_jax.bundle.shard_file.LARGEST_HEADER", 100)
+    monkeypatch.setattr("pwl_jax.bundle.shard_file.strict_json", None)
+    with pytest.raises(BundleError, match=r"has a header of .* bytes, more than 100"):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_a_reader_may_take_only_small_tensors(folder):
+    kernel = unit_tensors(TEACHER)["teacher/params/block0/kernel"].nbytes
+    BundleReader.open(folder, largest_tensor=kernel).tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match=f"more than {kernel - 1} bytes"):
+        BundleReader.open(folder, largest_tensor=kernel - 1).tensors(TEACHER, 4)
+
+
+def test_an_exact_tensor_without_its_update_is_refused(folder):
+    """A manifest that drops a tensor from the exact shard would leave its base to pass for it."""
+    name = "teacher/params/block0/kernel"
+    header, data = split_p2u(shard_path(folder, "teacher/0@exact").read_bytes())
+    at = 0
+    for record in list(header["tensors"]):
+        size = sum(stored for _, stored in record["parts"])
+        if record["name"] == name:
+            header["tensors"].remove(record)
+            data = data[:at] + data[at + size :]
+        else:
+            at += size
+    replace_shard(folder, "teacher/0@exact", join_p2u(header, data))
+    manifest = document(folder)
+    manifest["shards"]["teacher/0@exact"]["tensors"].remove(name)
+    save(folder, manifest)
+    opened = BundleReader.open(folder)
+    opened.tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match="kernel' does not hash to the original"):
+        opened.tensors(TEACHER, "exact")
+
+
 def test_a_tensor_of_two_units_is_refused(folder):
     manifest = document(folder)
     manifest["shards"]["teacher/1@4"]["tensors"].append("teacher/params/block0/kernel")
