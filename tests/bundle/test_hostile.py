@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 import struct
 
@@ -199,15 +198,17 @@ def test_half_a_character_is_refused_before_anybody_prints_it(folder):
     assert BundleReader.open(folder).manifest.classes[0] == "\U0001f600"
 
 
-def test_more_blocks_than_any_list_can_hold_are_not_counted(folder):
-    manifest = document(folder)
-    manifest |= {"blocks": 1 << 62, "ladder": [], "measurements": []}
-    far = "student/9999"
-    manifest["programs"][far] = manifest["programs"]["student/0"]
+def test_more_blocks_than_any_network_has_are_not_counted(folder):
+    """Neither a list of boundaries nor a rung's units are made before the number is looked at."""
+    good = document(folder)
+    manifest = good | {"blocks": 1 << 62, "ladder": [], "measurements": []}
+    manifest["programs"] |= {"student/999999999": good["programs"]["student/0"]}
     save(folder, manifest)
-    with pytest.raises(BundleError, match="no tensor of that unit"):
+    with pytest.raises(BundleError, match="expected at most 4096"):
         BundleReader.open(folder)
-    manifest["programs"][far][0]["bindings"] = {"own": [], "9" * 30: []}
+    manifest["blocks"] = 4096
+    manifest["programs"]["student/4095"] = manifest["programs"].pop("student/999999999")
+    manifest["programs"]["student/4095"][0]["bindings"] = {"own": [], "9" * 30: []}
     save(folder, manifest)
     with pytest.raises(BundleError, match="bound for"):
         BundleReader.open(folder)
@@ -383,69 +384,3 @@ def test_a_changed_exact_tensor_with_fitting_hashes_is_refused(folder):
     opened.tensors(TEACHER, 4)
     with pytest.raises(BundleError, match="does not hash to the original"):
         opened.tensors(TEACHER, "exact")
-
-
-def mutate(rng: random.Random, data: bytes) -> bytes:
-    at = rng.randrange(len(data))
-    match rng.randrange(5):
-        case 0:
-            return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-        case 1:
-            return data[:at]
-        case 2:
-            return data[:at] + data[at + rng.randrange(1, 40) :]
-        case 3:
-            return data[:at] + rng.randbytes(rng.randrange(1, 40)) + data[at:]
-        case _:
-            end = at + rng.randrange(1, 40)
-            return data[:at] + data[at:end] * 2 + data[end:]
-
-
-FUZZED = (TEACHER, Unit("encoder", 0))
-
-
-def refused(folder) -> bool:
-    """Whether reading is refused; what is read instead must be the original to the bit."""
-    try:
-        opened = BundleReader.open(folder)
-        opened.tensors(TEACHER, 4)
-        for unit in FUZZED:
-            decoded = opened.tensors(unit, "exact")
-            for name, array in unit_tensors(unit).items():
-                assert decoded[name].tobytes() == array.tobytes()
-    except BundleError:
-        return True
-    return False
-
-
-def fuzzed_shards(folder):
-    units = tuple(f"{unit}@" for unit in FUZZED)
-    return [shard for shard in document(folder)["shards"] if shard.startswith(units)]
-
-
-def test_mutated_files_are_refused(folder):
-    """Every changed shard is; a manifest may also be read, where the change is to a plain text."""
-    rng = random.Random(0)
-    names = [shard_path(folder, shard) for shard in fuzzed_shards(folder)]
-    for path in (*names * 20, *[folder / "manifest.json"] * 60):
-        good = path.read_bytes()
-        mutated = mutate(rng, good)
-        path.write_bytes(mutated)
-        assert refused(folder) or path.name == "manifest.json" or mutated == good
-        path.write_bytes(good)
-    assert not refused(folder)
-
-
-def test_mutated_shards_with_fitting_hashes_never_pass_for_the_original(folder):
-    """No hash helps against an author who made them all fit: reading must still end in an error."""
-    rng = random.Random(1)
-    manifest = (folder / "manifest.json").read_bytes()
-    count = 0
-    for shard in fuzzed_shards(folder) * 40:
-        name = replace_shard(folder, shard, mutate(rng, shard_path(folder, shard).read_bytes()))
-        count += refused(folder)
-        if name.encode() not in manifest:
-            (folder / name).unlink()
-        (folder / "manifest.json").write_bytes(manifest)
-    assert count > 100
-    assert not refused(folder)
