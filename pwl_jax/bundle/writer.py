@@ -254,7 +254,10 @@ class BundleWriter:
         options: Mapping[str, Any],
     ) -> TensorEntry:
         """Loads and encodes one tensor; nothing of it is held when this returns."""
-        array = np.asarray(tensors[name])
+        try:
+            array = np.asarray(tensors[name])
+        except OSError as error:
+            raise BundleError(f"tensor '{name}' cannot be loaded: {error}") from error
         if self._previous is not None and name in self._previous:
             payloads = [encode_delta(array, self._previous[name])]
         else:

@@ -180,6 +180,20 @@ def test_a_download_is_never_whole_in_memory(server, tmp_path):
         tracemalloc.stop()
 
 
+def test_without_locks_each_fetches_for_itself(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cached_store, "try_lock", lambda file: None)
+    (tmp_path / f"{SHA256}.part").write_bytes(b"another's")
+    store = CachedStore(HttpStore(server.url), tmp_path)
+    for _ in range(2):
+        with store.open(NAME, len(DATA), SHA256) as file:
+            assert file.read(0, 9) == DATA[:9]
+    assert server.ranges == [None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SHA256, f"{SHA256}.part"]
+    with pytest.raises(BundleError, match="damaged"):
+        store.open(f"shards/{'0' * 64}.p2u", len(DATA), "0" * 64)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_threads_of_one_process_share_a_download(server, tmp_path):
     server.pause = 0.01
     stores = [CachedStore(HttpStore(server.url), tmp_path) for _ in range(3)]

@@ -112,6 +112,18 @@ def test_options_of_the_coder_pass_through(tmp_path, monkeypatch):
     assert seen == [{"quantization": "how"}, {"quantization": "how", "widths": (3, "exact")}]
 
 
+def test_a_tensor_that_cannot_be_loaded_is_named(tmp_path):
+    class Broken(Counted):
+        def __getitem__(self, name):
+            raise FileNotFoundError(2, "No such file or directory", "weights.safetensors")
+
+    with (
+        BundleWriter(tmp_path / "bundle") as unfinished,
+        pytest.raises(BundleError, match=r"tensor 'a' cannot be loaded: .*weights.safetensors"),
+    ):
+        unfinished.add_unit(UNIT, Broken({"a": np.ones(3)}), ("exact",))
+
+
 def test_a_disk_without_room_is_said_in_one_line(tmp_path, monkeypatch):
     def full(self, *_):
         raise OSError(28, "No space left on device")
