@@ -1,5 +1,6 @@
 """Tensors in a few bits first, then to the bit. NumPy and zstandard; any arrays."""
 
+from pwl_jax.precision.delta import encode_delta
 from pwl_jax.precision.dtypes import (
     byte_count,
     dtype_name,
@@ -9,6 +10,7 @@ from pwl_jax.precision.dtypes import (
 )
 from pwl_jax.precision.errors import PrecisionError
 from pwl_jax.precision.payload import StagePayload, canonical_json, check_header
+from pwl_jax.precision.quantizer import Quantization
 from pwl_jax.precision.tensor_code import (
     check_stages,
     decode_tensor,
@@ -20,6 +22,7 @@ from pwl_jax.precision.tensor_code import (
 
 __all__ = [
     "PrecisionError",
+    "Quantization",
     "StagePayload",
     "byte_count",
     "canonical_json",
@@ -27,6 +30,7 @@ __all__ = [
     "check_stages",
     "decode_tensor",
     "dtype_name",
+    "encode_delta",
     "encode_tensor",
     "expand",
     "is_exact",

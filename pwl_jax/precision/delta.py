@@ -1,0 +1,76 @@
+"""A tensor from an earlier version of itself: what a new model sends to who has the old one."""
+
+import numpy as np
+
+from pwl_jax.ladder import EXACT
+from pwl_jax.precision import dtypes, planes
+from pwl_jax.precision.errors import PrecisionError
+from pwl_jax.precision.payload import Part, PartReader, StagePayload, payload_of
+
+
+def encode_delta(array: np.ndarray, previous: np.ndarray) -> StagePayload | None:
+    """What leads from `previous` to `array`, both of any layout.
+
+    Returns:
+      A payload of kind `same` or `delta`, tied to `previous` by its SHA-256; None where the two
+      differ in type or shape, so that there is no way from one to the other.
+    """
+    dtype = dtypes.dtype_name(array)
+    if dtypes.dtype_name(previous) != dtype or previous.shape != array.shape:
+        return None
+    new, old = dtypes.patterns_of(array), dtypes.patterns_of(previous)
+    header = {
+        "dtype": dtype,
+        "shape": list(array.shape),
+        "base": dtypes.tensor_sha256(previous),
+    }
+    if np.array_equal(new, old):
+        return payload_of(EXACT, {**header, "kind": "same"}, [])
+    steps = [_steps(new[here], old[here], dtype) for here in planes.slices(new.size)]
+    nonzero = sum(int(np.count_nonzero(values)) for values in steps)
+    many = bool((new.size - nonzero) * new.itemsize * 4 > new.size)
+    parts: list[Part] = []
+    for values in steps:
+        parts += planes.encode_slice(values, many)
+    return payload_of(EXACT, {**header, "kind": "delta", "zeros": many}, parts)
+
+
+def decode_delta(payload: StagePayload, previous: np.ndarray | None) -> np.ndarray:
+    """The array that `encode_delta` was given.
+
+    Args:
+      payload: of kind `same` or `delta`, with a checked header.
+      previous: the earlier version.
+
+    Raises:
+      PrecisionError: another tensor than the one it was made from, or damaged data.
+    """
+    header = payload.header
+    dtype, shape = header["dtype"], tuple(header["shape"])
+    if previous is None:
+        raise PrecisionError(f"kind '{header['kind']}' begins at an earlier tensor; none is given")
+    old = dtypes.patterns_of(previous)
+    # Without ml_dtypes an array of bit patterns stands for bfloat16.
+    fits = previous.shape == shape and old.itemsize == dtypes.item_bytes(dtype)
+    if not fits or dtypes.tensor_sha256(previous) != header["base"]:
+        raise PrecisionError("a delta belongs to another tensor than the one given")
+    if header["kind"] == "same":
+        return dtypes.array_of(old.copy(), dtype, shape)
+    reader = PartReader(payload)
+    out = np.empty_like(old)
+    for here in planes.slices(out.size):
+        planes.decode_slice(reader, header["zeros"], out[here])
+        differences = planes.unzigzag(out[here])
+        if dtype in dtypes.FLOATS:
+            out[here] = planes.ordered(differences + planes.ordered(old[here]))
+        else:
+            out[here] = differences + old[here]
+    reader.finish()
+    return dtypes.array_of(out, dtype, shape)
+
+
+def _steps(new: np.ndarray, old: np.ndarray, dtype: str) -> np.ndarray:
+    """Differences of patterns in the order of their values, zigzag."""
+    if dtype in dtypes.FLOATS:
+        new, old = planes.ordered(new), planes.ordered(old)
+    return planes.zigzag(new - old)
