@@ -1,5 +1,6 @@
 """Tensors in a few bits first, then to the bit. NumPy and zstandard; any arrays."""
 
+from pwl_jax.precision.bit_plan import Choice, plan_bits
 from pwl_jax.precision.delta import encode_delta
 from pwl_jax.precision.dtypes import (
     byte_count,
@@ -21,6 +22,7 @@ from pwl_jax.precision.tensor_code import (
 )
 
 __all__ = [
+    "Choice",
     "PrecisionError",
     "Quantization",
     "StagePayload",
@@ -36,6 +38,7 @@ __all__ = [
     "is_exact",
     "item_bytes",
     "numpy_dtype",
+    "plan_bits",
     "quantizable",
     "tensor_sha256",
 ]

@@ -135,11 +135,10 @@ def quantize(
     flat = matrix.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
         stop = min(start + _BLOCK, flat.size)
-        zeros: Any = 1 << (bits - 1)
-        if zero_points is not None:
-            zeros = grid.spread(zero_points, start, stop)
+        half: Any = 1 << (bits - 1)
+        offset = half if zero_points is None else grid.spread(zero_points, start, stop)
         codes = nearest(float_values(flat[start:stop]), grid.spread(scales, start, stop))
-        codes += zeros
+        codes += offset
         np.clip(codes, 0, (1 << bits) - 1, out=codes)
         stored[start:stop] = codes
     return QuantizedTensor(stored, scales, zero_points, bits, grid)
