@@ -131,7 +131,7 @@ def _read_table(root: epath.Path) -> _Table:
         names = ", ".join(path.name for path in tables)
         raise DataError(f"{root} holds several CSV files ({names}); name the right one labels.csv")
     path = tables[0]
-    reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+    reader = csv.DictReader(path.read_text().removeprefix("\ufeff").splitlines())
     header = list(reader.fieldnames or [])
     columns = next((pair for pair in COLUMNS if pair[0] in header), COLUMNS[0])
     absent = [column for column in columns if column not in header]

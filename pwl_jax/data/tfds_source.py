@@ -82,15 +82,19 @@ def _is_labelled(builder: Any, stored: str, source: Source) -> bool:
 
     Competitions publish their test images with the label -1, or with no labels at all.
     """
-    if not len(source):
-        return False
-    if not source.multi_label:
-        return int(source.records[0]["label"]) >= 0
     import tensorflow_datasets as tfds
 
-    only_labels = tfds.decode.PartialDecoding({"labels": True})
-    records = builder.as_data_source(split=stored, decoders=only_labels)
-    return any(len(records[place]["labels"]) for place in range(len(records)))
+    encoded_images = {"image": tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split=stored, decoders=encoded_images)
+    places = range(len(records))
+    try:
+        if source.multi_label:
+            return any(len(records[place]["labels"]) for place in places)
+        return len(places) > 0 and int(records[0]["label"]) >= 0
+    except (ValueError, OSError, RuntimeError) as error:
+        raise DataError(
+            f"the {stored} split of '{source.name}' cannot be read: {first_line(error)}"
+        ) from error
 
 
 def _directory(data_dir: epath.PathLike | None) -> str:
