@@ -77,7 +77,7 @@ def export_bundle(
         rungs = candidate_rungs(swaps, stages)
         if choosing is not None:
             found = choosing.measure(rungs)
-            rungs = paying_rungs(rungs, {rung: found[rung].top1 for rung in rungs})
+            rungs = paying_rungs(rungs, {rung: found[rung].score for rung in rungs})
         if reporting is not None:
             reporting.measure(rungs)
         return writer.finish(

@@ -90,7 +90,7 @@ class Measurer:
     def measurements(self) -> list[Measurement]:
         """All that was measured so far."""
         return [
-            Measurement(rung, self.split, found.top1, found.loss, found.examples)
+            Measurement(rung, self.split, found.score, found.loss, found.examples)
             for rung, found in self._known.items()
         ]
 
@@ -120,7 +120,7 @@ def chosen_order(
     def gains(compositions: Iterable[Composition]) -> dict[Composition, float]:
         rungs = {c: Rung.uniform(c, lowest) for c in compositions}
         found = measurer.measure(list(rungs.values()))
-        return {composition: found[rung].top1 for composition, rung in rungs.items()}
+        return {composition: found[rung].score for composition, rung in rungs.items()}
 
     # One pass over the data for all that may be asked for, as long as that is not too much.
     few = blocks <= MOST_BLOCKS_FOR_ALL
