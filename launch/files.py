@@ -3,8 +3,11 @@
 import contextlib
 import io
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -60,15 +63,31 @@ def write_bytes(path: str, data: bytes) -> None:
     Raises:
       UserError: it cannot be written.
     """
+    with written_whole(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: str) -> Iterator[IO[bytes]]:
+    """A seekable file to write, which is put at `path` only when the context ends well.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     try:
         if is_remote(path):
-            _remote(path).write_bytes(data)
+            with tempfile.TemporaryFile() as file:
+                yield file
+                file.seek(0)
+                with _remote(path).open("wb") as target:
+                    shutil.copyfileobj(file, target, 1 << 20)
             return
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        place = Path(path)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
         try:
-            temporary.write_bytes(data)
-            temporary.replace(target)
+            with temporary.open("wb") as file:
+                yield file
+            temporary.replace(place)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -5,11 +5,17 @@
 
 With --verify every file is read, checked against its hash and decoded, and every exact tensor is
 checked against the hash of the original; the first difference ends in an error that names the file.
+
+  python -m launch.inspect --bundle=B --public_key=public.pem
+  python -m launch.inspect --bundle=NEW --against=OLD --verify
+
+With --public_key a bundle that the key's owner has not signed is refused. A delta bundle holds what
+changed since another one, which --against names.
 """
 
 from absl import flags
 
-from launch import cli
+from launch import bundle_flags, cli
 from pwl_jax.bundle import BundleReader
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Ladder
@@ -21,7 +27,7 @@ _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an
 
 def main() -> None:
     """Runs the command from its flags."""
-    reader = BundleReader.open(_BUNDLE.value, cache_dir=_CACHE_DIR.value)
+    reader = bundle_flags.opened(_BUNDLE.value, _CACHE_DIR.value)
     print("\n".join(description(reader)))
     if _VERIFY.value:
         report = reader.verify()
@@ -43,6 +49,7 @@ def description(reader: BundleReader) -> list[str]:
         f"blocks      {manifest.blocks}",
         f"input       {'x'.join(map(str, manifest.preprocessing.get('input_shape', ())))}",
         f"classes     {len(manifest.classes)}",
+        *([f"against     {manifest.against}"] if manifest.against else []),
         f"tensors     {len(manifest.tensors)} in {len(shard_bytes)} shards, "
         f"{sum(shard_bytes.values()):,} bytes",
     ]

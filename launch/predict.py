@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli, files
+from launch import bundle_flags, cli, files
 from pwl_jax.runtime import LiveModel, Prediction, executor_names
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle to answer from.")
@@ -67,6 +67,7 @@ def _from_bundle(path: str, inputs: Any) -> Prediction:
         climb=False,
         exact_batches=True,
         warm_batches=(),
+        **bundle_flags.options(),
     ) as model:
         return model.predict(inputs)
 

@@ -5,18 +5,22 @@
 
 Base codes and updates are read and joined; each tensor is checked against the hash of the original.
 With --stage=4 the tensors are written as a receiver of the 4-bit codes sees them, which no hash of
-the original can vouch for; what is only stored exactly stays exact.
+the original can vouch for; what is only stored exactly stays exact. Tensors are written one by
+one, so memory is what the largest of them takes.
+
+  python -m launch.restore --bundle=NEW --against=OLD --output=weights.safetensors
+
+A delta bundle holds what changed since another one, which --against names.
 """
 
-import numpy as np
 from absl import flags
 
-from launch import cli, files
+from launch import bundle_flags, cli, files
 from pwl_jax.bundle import BundleReader
-from pwl_jax.bundle.shard_file import write_safetensors
+from pwl_jax.bundle.safetensors_file import SafetensorsLayout
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Unit, parse_bits
-from pwl_jax.precision import dtype_name
+from pwl_jax.precision import byte_count
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The safetensors file to write.", required=True)
@@ -27,17 +31,20 @@ _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Where files fetched from an
 def main() -> None:
     """Runs the command from its flags."""
     stage = parse_bits(_STAGE.value)
-    reader = BundleReader.open(_BUNDLE.value, cache_dir=_CACHE_DIR.value)
-    tensors: dict[str, np.ndarray] = {}
-    for unit, here in stages_at(reader, stage).items():
-        tensors |= reader.tensors(unit, here)
-    for name, array in tensors.items():
-        if dtype_name(array) != reader.manifest.tensors[name].dtype:
-            raise UserError(f"tensor '{name}' is bfloat16, which needs the package ml_dtypes")
-    files.write_bytes(_OUTPUT.value, write_safetensors(tensors))
-    size = sum(array.nbytes for array in tensors.values())
+    reader = bundle_flags.opened(_BUNDLE.value, _CACHE_DIR.value)
+    chosen = stages_at(reader, stage)
+    declared = {name: (entry.dtype, entry.shape) for name, entry in reader.manifest.tensors.items()}
+    layout = SafetensorsLayout(declared)
+    with files.written_whole(_OUTPUT.value) as file:
+        layout.write_header(file)
+        for unit, here in chosen.items():
+            for name, array in reader.each_tensor(unit, here):
+                layout.write_tensor(file, name, array)
+                # Else it would be held while the next is decoded.
+                del array
+    size = sum(byte_count(dtype, shape) for dtype, shape in declared.values())
     proof = "each equal to the original by its hash" if stage == EXACT else f"at {stage} bits"
-    print(f"{len(tensors)} tensors, {size:,} bytes, {proof}: {_OUTPUT.value}")
+    print(f"{len(declared)} tensors, {size:,} bytes, {proof}: {_OUTPUT.value}")
 
 
 def stages_at(reader: BundleReader, stage: Bits) -> dict[Unit, Bits]:

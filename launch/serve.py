@@ -9,7 +9,7 @@ the Open Inference Protocol under /v2. Ctrl-C or SIGTERM finishes running reques
 
 from absl import flags
 
-from launch import cli
+from launch import bundle_flags, cli
 from pwl_jax.runtime import LiveModel, executor_names
 from pwl_jax.serving import create_app, run_server
 
@@ -37,6 +37,7 @@ def main() -> None:
         cache_dir=_CACHE_DIR.value,
         stop_at=_STOP_AT.value,
         memory_budget=_MEMORY.value,
+        **bundle_flags.options(),
         on_event=lambda event: print(f"{event.seconds:8.3f} s  {event.line()}", flush=True),
     )
     with model:

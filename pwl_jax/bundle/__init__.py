@@ -1,6 +1,8 @@
 """Bundles: what passes from the wing that learns to the wing that lives. No JAX."""
 
+from pwl_jax.bundle.cached_store import CachedStore, default_cache_dir
 from pwl_jax.bundle.errors import BundleError
+from pwl_jax.bundle.http_store import HttpStore, open_store
 from pwl_jax.bundle.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -10,23 +12,20 @@ from pwl_jax.bundle.manifest import (
     TensorEntry,
 )
 from pwl_jax.bundle.preprocessing import Preprocessing, PreprocessingError
-from pwl_jax.bundle.reader import BundleReader, VerifyReport
-from pwl_jax.bundle.stores import (
-    CachedStore,
-    FolderStore,
-    HttpStore,
-    Store,
-    default_cache_dir,
-    open_store,
-)
+from pwl_jax.bundle.reader import BundleReader, ExactTensors, VerifyReport
+from pwl_jax.bundle.signature import SIGNATURE_NAME, SignatureError
+from pwl_jax.bundle.stores import FolderStore, Store
+from pwl_jax.bundle.verified_file import VerifiedFile
 from pwl_jax.bundle.writer import BundleWriter
 
 __all__ = [
     "MANIFEST_NAME",
+    "SIGNATURE_NAME",
     "BundleError",
     "BundleReader",
     "BundleWriter",
     "CachedStore",
+    "ExactTensors",
     "FileEntry",
     "FolderStore",
     "HttpStore",
@@ -35,8 +34,10 @@ __all__ = [
     "PreprocessingError",
     "ProgramEntry",
     "ShardEntry",
+    "SignatureError",
     "Store",
     "TensorEntry",
+    "VerifiedFile",
     "VerifyReport",
     "default_cache_dir",
     "open_store",

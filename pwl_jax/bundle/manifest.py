@@ -26,6 +26,8 @@ FORMAT, VERSION = "pwl-bundle", 1
 MANIFEST_NAME = "manifest.json"
 SHARD_SUFFIXES = ("p2u", "safetensors")
 OWN_STREAM = "own"
+# A safetensors file has its metadata under this name.
+RESERVED_NAMES = ("", "__metadata__")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,8 @@ class ProgramEntry(FileEntry):
 class Manifest:
     """The manifest; see docs/bundle_format.md for the meaning of every field.
 
+    `against` is the SHA-256 of the manifest of the bundle that a delta bundle is told against.
+
     In `ladder`, `cumulative_bytes` counts programs and shards but not the manifest, which cannot
     state its own size; `BundleReader.ladder` adds it.
     """
@@ -87,13 +91,16 @@ class Manifest:
     measurements: tuple[Measurement, ...]
     measured_on: Mapping[str, Any]
     created_with: Mapping[str, str]
+    against: str | None = None
 
     def to_json(self) -> bytes:
         """Canonical JSON: equal manifests give equal bytes."""
+        against = {} if self.against is None else {"against": {"manifest_sha256": self.against}}
         return canonical_json(
             {
                 "format": FORMAT,
                 "version": VERSION,
+                **against,
                 "pair": dict(self.pair),
                 "preprocessing": dict(self.preprocessing),
                 "classes": list(self.classes),
@@ -127,8 +134,8 @@ class Manifest:
             raise BundleError(
                 f"{where} has version {document.get('version')!r}; this reader knows {VERSION}"
             )
-        names = [field.name for field in dataclasses.fields(cls)]
-        strict_json.fields(document, where, ["format", "version", *names])
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "against"]
+        strict_json.fields(document, where, ["format", "version", *names], ["against"])
         try:
             manifest = cls(
                 pair=strict_json.items(document["pair"], "pair"),
@@ -145,6 +152,7 @@ class Manifest:
                 created_with=_each(
                     document, "created_with", lambda v, at: strict_json.typed(v, str, at)
                 ),
+                against=_read_against(document["against"]) if "against" in document else None,
             )
             manifest.check()
         # ValueError: a number in a name with more digits than Python reads.
@@ -156,6 +164,8 @@ class Manifest:
         """Raises BundleError where two parts contradict each other."""
         for unit, stages in self.stages.items():
             self._check_unit(unit, stages)
+            if self.against is not None and stages != (EXACT,):
+                raise BundleError(f"{unit} of a delta has stages {list(stages)}; expected exact")
         expected = {f"{unit}@{stage}" for unit, stages in self.stages.items() for stage in stages}
         for name in self.shards.keys() ^ expected:
             raise BundleError(f"shard '{name}' is listed under only one of 'shards' and 'stages'")
@@ -163,6 +173,8 @@ class Manifest:
         for unit, stages in self.stages.items():
             first = self.shards[f"{unit}@{stages[0]}"]
             for tensor in first.tensors:
+                if tensor in RESERVED_NAMES:
+                    raise BundleError(f"no tensor of {unit} can be called {tensor!r}")
                 if owners.setdefault(tensor, unit) != unit:
                     raise BundleError(f"tensor '{tensor}' is in {owners[tensor]} and in {unit}")
         for tensor in self.tensors.keys() ^ owners.keys():
@@ -199,11 +211,14 @@ class Manifest:
 
     def _check_bindings(self, unit: str, entry: ProgramEntry, owners: Mapping[str, str]) -> None:
         parsed = self._parsed(unit)
-        streams = [OWN_STREAM, *map(str, range(parsed.index if parsed.kind == "student" else 0))]
-        if OWN_STREAM not in entry.bindings or set(entry.bindings) - set(streams):
+        boundaries = parsed.index if parsed.kind == "student" else 0
+        streams = entry.bindings.keys() - {OWN_STREAM}
+        if OWN_STREAM not in entry.bindings or not all(
+            _is_index(stream, boundaries) for stream in streams
+        ):
             raise BundleError(
-                f"program of {unit} is bound for {sorted(entry.bindings)}; expected own, and "
-                f"others only of {streams}"
+                f"program of {unit} is bound for {sorted(entry.bindings)[:8]}; expected own, and "
+                f"of others only the {boundaries} boundaries before it"
             )
         for name in (name for names in entry.bindings.values() for name in names):
             if owners.get(name) != unit:
@@ -265,6 +280,19 @@ def _measurement_json(entry: Measurement) -> dict[str, Any]:
 
 def _named_rung(rung: Rung) -> dict[str, Any]:
     return {"name": rung.name, "composition": str(rung.composition), "bits": list(rung.bits)}
+
+
+def _is_index(text: str, count: int) -> bool:
+    """Whether a text is a number below `count`, without leading zeros."""
+    # Compared as a number: a hostile manifest may state more blocks than any list can hold.
+    return text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < count
+
+
+def _read_against(value: Any) -> str:
+    record = strict_json.fields(value, "against", ["manifest_sha256"])
+    if not is_sha256(record["manifest_sha256"]):
+        raise BundleError(f"against.manifest_sha256 is {record['manifest_sha256']!r}, no SHA-256")
+    return record["manifest_sha256"]
 
 
 def _read_stages(value: Any, where: str) -> tuple[Bits, ...]:

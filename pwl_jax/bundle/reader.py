@@ -1,5 +1,6 @@
 """Reads a bundle: verified files in, tensors and programs out."""
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -7,27 +8,31 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pwl_jax.bundle import shard_file
+from pwl_jax.bundle.cached_store import CachedStore
 from pwl_jax.bundle.errors import BundleError
-from pwl_jax.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, ShardEntry
-from pwl_jax.bundle.stores import CachedStore, Store, open_store
+from pwl_jax.bundle.http_store import open_store
+from pwl_jax.bundle.integrity import sha256_of
+from pwl_jax.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from pwl_jax.bundle.signature import (
+    SIGNATURE_NAME,
+    Key,
+    SignatureError,
+    check_signature,
+)
+from pwl_jax.bundle.stores import Store
+from pwl_jax.bundle.unit_files import LARGEST_TENSOR, Previous, UnitFiles
+from pwl_jax.bundle.verified_file import VerifiedFile
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Ladder, Unit
-from pwl_jax.precision import (
-    PrecisionError,
-    StagePayload,
-    byte_count,
-    decode_tensor,
-    dtype_name,
-    tensor_sha256,
-)
 
-# A file of a few bytes can declare a tensor of any size; nothing larger is ever allocated.
-LARGEST_TENSOR = 4 << 30
+# Units of another bundle that stay open while tensors are taken from it by name.
+_OPEN_UNITS = 4
+
+Address = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +56,43 @@ class BundleReader:
     Attributes:
       manifest: the checked manifest.
       manifest_bytes: its size.
+      manifest_sha256: its hash, by which a delta names the bundle it is told against.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Reads and checks the manifest; raises BundleError."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        public_key: Key = None,
+        against: Sequence["BundleReader"] | None = (),
+        largest_tensor: int = LARGEST_TENSOR,
+    ) -> None:
+        """Reads and checks the manifest; see `open`. Raises BundleError.
+
+        With None for `against`, a delta may be opened of which only the manifest can be read.
+        """
         data = store.read(MANIFEST_NAME)
+        if public_key is not None:
+            data = _signed_manifest(store, data, public_key)
         self.manifest = Manifest.from_json(data)
         self.manifest_bytes = len(data)
+        self.manifest_sha256 = sha256_of(data)
         self._store = store
+        self._largest_tensor = largest_tensor
         self._read_files: dict[str, int] = {MANIFEST_NAME: len(data)}
         self._lock = threading.Lock()
+        self._previous: BundleReader | None = None
+        self._find_previous(against)
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None
+        cls,
+        path: Address,
+        cache_dir: Address | None = None,
+        *,
+        public_key: Key = None,
+        against: Sequence["Address | BundleReader"] = (),
+        largest_tensor: int = LARGEST_TENSOR,
     ) -> "BundleReader":
         """Opens a folder, an http(s) address, or another address that `etils.epath` knows.
 
@@ -72,16 +100,47 @@ class BundleReader:
           path: where the bundle's manifest.json lies.
           cache_dir: folder that keeps what is fetched; with an address and None, a temporary one
             that goes with the reader, because updates read their bases again.
+          public_key: Ed25519, as PEM file or key of the package cryptography. With it a bundle
+            that this key's owner has not signed is refused before its manifest is parsed; without
+            it signatures are not looked at.
+          against: of a delta bundle, the one it is told against, as address or reader; if that is
+            a delta too, the ones before it, in any order. Their manifests are known by their
+            hashes, so one signature vouches for the whole chain. Others are ignored.
+          largest_tensor: bytes of a tensor; one that declares more is refused before it is read.
 
         Raises:
-          BundleError: there is no readable bundle of this version.
+          BundleError: there is no readable bundle of this version, or a delta's other bundle is
+            not among those given.
+          UserError: what is given as key is none.
         """
+        given = [
+            entry
+            if isinstance(entry, BundleReader)
+            else cls._opened(entry, cache_dir, None, None, largest_tensor)
+            for entry in against
+        ]
+        for entry in given:
+            entry._previous = entry._previous or entry._among(given)
+        return cls._opened(path, cache_dir, public_key, given, largest_tensor)
+
+    @classmethod
+    def _opened(
+        cls,
+        path: Address,
+        cache_dir: Address | None,
+        public_key: Key,
+        against: Sequence["BundleReader"] | None,
+        largest_tensor: int,
+    ) -> "BundleReader":
         store, remote = open_store(path), "://" in os.fspath(path)
         temporary = None
         if cache_dir is None and remote:
             cache_dir = temporary = tempfile.mkdtemp(prefix="pwl-bundle-")
         try:
-            reader = cls(store if cache_dir is None else CachedStore(store, cache_dir))
+            cached = store if cache_dir is None else CachedStore(store, cache_dir)
+            reader = cls(
+                cached, public_key=public_key, against=against, largest_tensor=largest_tensor
+            )
         except BaseException:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -108,14 +167,6 @@ class BundleReader:
             )
         )
 
-    def fetch(self, shard_id: str) -> bytes:
-        """A shard's file, verified.
-
-        Raises:
-          BundleError: an unknown shard, or a missing or damaged file.
-        """
-        return self._file(self._shard(shard_id))
-
     def program(self, unit: Unit, format: str) -> tuple[bytes, Mapping[str, tuple[str, ...]]]:
         """A unit's verified program and its bindings.
 
@@ -125,7 +176,8 @@ class BundleReader:
         entries = self.manifest.programs.get(str(unit), ())
         for entry in entries:
             if entry.format == format:
-                return self._file(entry), entry.bindings
+                with self._file(entry) as file:
+                    return bytes(file.read(0, file.size)), entry.bindings
         held = ", ".join(entry.format for entry in entries) or "none"
         raise BundleError(f"this bundle has no {format} program of {unit} (it has {held})")
 
@@ -138,31 +190,16 @@ class BundleReader:
         Raises:
           BundleError: no such unit or stage, or a missing or damaged file.
         """
-        stages = self.manifest.stages.get(str(unit), ())
-        if stage not in stages:
-            held = ", ".join(map(str, stages)) or "nothing"
-            raise BundleError(f"this bundle has no {unit} at {stage} (it has {held})")
-        chains: dict[str, list[StagePayload]] = {}
-        plain: dict[str, np.ndarray] = {}
-        for at in stages[: stages.index(stage) + 1]:
-            entry = self._shard(f"{unit}@{at}")
-            self._check_declared(entry)
-            data = self._file(entry)
-            if entry.file.endswith(".safetensors"):
-                plain = shard_file.read_safetensors(data, entry.file)
-                names = list(plain)
-            else:
-                payloads = shard_file.read_p2u(data, unit, at, entry.file)
-                names = list(payloads)
-                for name, payload in payloads.items():
-                    chains.setdefault(name, []).append(payload)
-            if sorted(names) != sorted(entry.tensors):
-                raise BundleError(f"{entry.file} does not hold the tensors that the manifest lists")
-        where = self._shard(f"{unit}@{stage}").file
-        for name, array in plain.items():
-            self._check_tensor(name, array, complete=True, where=where)
-        decoded = {name: self._decoded(name, chain, stage, where) for name, chain in chains.items()}
-        return plain | decoded
+        return dict(self.each_tensor(unit, stage))
+
+    def each_tensor(self, unit: Unit, stage: Bits) -> Iterator[tuple[str, np.ndarray]]:
+        """As `tensors`, one after the other; no more than one is held here at a time."""
+        with self._previous_tensors() as previous, self._unit(unit, stage, previous) as files:
+            yield from files.each()
+
+    def exact_tensors(self) -> "ExactTensors":
+        """All tensors of the bundle by name, each read and proven when it is asked for."""
+        return ExactTensors(self)
 
     def verify(self) -> VerifyReport:
         """Reads every file and decodes every unit at every stage, and lists all problems."""
@@ -171,60 +208,130 @@ class BundleReader:
         for unit, stages in self.manifest.stages.items():
             for stage in stages:
                 with _noted(problems):
-                    decoded = self.tensors(Unit.parse(unit), stage)
-                    tensors += len(decoded) if stage == stages[-1] else 0
+                    decoded = 0
+                    for _, array in self.each_tensor(Unit.parse(unit), stage):
+                        decoded += 1
+                        # Else it would be held while the next is decoded.
+                        del array
+                    tensors += decoded if stage == stages[-1] else 0
         for entry in (entry for entries in self.manifest.programs.values() for entry in entries):
             with _noted(problems):
-                self._file(entry)
+                self._file(entry).close()
         with self._lock:
             files, size = len(self._read_files), sum(self._read_files.values())
         return VerifyReport(files, size, tensors, tuple(dict.fromkeys(problems)))
 
-    def _shard(self, shard_id: str) -> ShardEntry:
-        if shard_id not in self.manifest.shards:
-            raise BundleError(f"this bundle has no shard '{shard_id}'")
-        return self.manifest.shards[shard_id]
+    def _unit(self, unit: Unit, stage: Bits, previous: "ExactTensors | None") -> UnitFiles:
+        told = None
+        if previous is not None and self._previous is not None:
+            told = Previous(self._previous.manifest, previous.__getitem__)
+        return UnitFiles(self.manifest, unit, stage, self._file, told, self._largest_tensor)
 
-    def _file(self, entry: FileEntry) -> bytes:
-        data = self._store.read(entry.file, entry.bytes, entry.sha256)
+    def _file(self, entry: FileEntry) -> VerifiedFile:
+        file = self._store.open(entry.file, entry.bytes, entry.sha256)
         with self._lock:
-            self._read_files[entry.file] = len(data)
-        return data
+            self._read_files[entry.file] = entry.bytes
+        return file
 
-    def _check_declared(self, entry: ShardEntry) -> None:
-        for name in entry.tensors:
-            tensor = self.manifest.tensors[name]
-            # Without the zeros, so that they cannot hide sizes that no array can have.
-            shape = [size for size in tensor.shape if size]
-            if len(tensor.shape) > 32 or byte_count(tensor.dtype, shape) > LARGEST_TENSOR:
+    @contextlib.contextmanager
+    def _previous_tensors(self) -> Iterator["ExactTensors | None"]:
+        if self._previous is None:
+            yield None
+            return
+        with self._previous.exact_tensors() as tensors:
+            yield tensors
+
+    def _among(self, given: Sequence["BundleReader"]) -> "BundleReader | None":
+        wanted = self.manifest.against
+        return next((entry for entry in given if entry.manifest_sha256 == wanted), None)
+
+    def _find_previous(self, given: Sequence["BundleReader"] | None) -> None:
+        """Finds the bundles that this one is told against, to the first; None leaves it open."""
+        if given is None:
+            return
+        self._previous = self._among(given)
+        reader: BundleReader | None = self
+        while reader is not None and reader.manifest.against is not None:
+            if reader._previous is None:
+                which = "the bundle" if reader is self else "a bundle given by --against"
+                found = "none of those given is it" if given else "none is given"
                 raise BundleError(
-                    f"{entry.file}: tensor '{name}' declares a shape {list(tensor.shape)[:8]} of "
-                    f"more than {LARGEST_TENSOR} bytes"
+                    f"{which} is a delta against the bundle whose manifest.json has the SHA-256 "
+                    f"{reader.manifest.against}; {found}: name that one's folder or address by "
+                    "--against"
                 )
+            reader = reader._previous
 
-    def _decoded(self, name: str, chain: list[StagePayload], stage: Bits, where: str) -> np.ndarray:
-        expected = self.manifest.tensors[name]
-        for payload in chain:
-            header = payload.header
-            if (header["dtype"], tuple(header["shape"])) != (expected.dtype, expected.shape):
-                raise BundleError(f"{where}: tensor '{name}' is not as the manifest declares it")
+
+class ExactTensors(Mapping[str, np.ndarray]):
+    """A bundle's exact tensors by name, loaded when asked for and not kept.
+
+    A context manager: the files of the last few units stay open until its end, so that taking
+    tensors unit by unit verifies each shard once. For one thread.
+    """
+
+    def __init__(self, reader: BundleReader) -> None:
+        self._reader = reader
+        self._units = {
+            name: unit
+            for unit, stages in reader.manifest.stages.items()
+            for name in reader.manifest.shards[f"{unit}@{stages[0]}"].tensors
+        }
+        self._open: collections.OrderedDict[str, UnitFiles] = collections.OrderedDict()
+        self._stack = contextlib.ExitStack()
+        self._previous = self._stack.enter_context(reader._previous_tensors())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The tensor; raises BundleError if it is damaged, KeyError if there is none."""
+        unit = self._units[name]
+        if unit not in self._open:
+            while len(self._open) >= _OPEN_UNITS:
+                self._open.popitem(last=False)[1].close()
+            self._open[unit] = self._reader._unit(Unit.parse(unit), EXACT, self._previous)
+        self._open.move_to_end(unit)
+        return self._open[unit].tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def close(self) -> None:
+        """Closes the files."""
+        while self._open:
+            self._open.popitem()[1].close()
+        self._stack.close()
+
+    def __enter__(self) -> "ExactTensors":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _signed_manifest(store: Store, data: bytes, key: Key) -> bytes:
+    """The manifest, once its signature is checked.
+
+    Raises:
+      SignatureError: missing, or not this key's.
+    """
+    where = getattr(store, "address", None) or getattr(store, "root", "the bundle")
+    for last in (False, True):
         try:
-            array = decode_tensor(chain)
-        except PrecisionError as error:
-            raise BundleError(f"{where}: tensor '{name}': {error}") from error
-        complete = stage == EXACT or chain[-1].header["kind"] in ("exact", "residual")
-        self._check_tensor(name, array, complete, where)
-        return array
-
-    def _check_tensor(self, name: str, array: np.ndarray, complete: bool, where: str) -> None:
-        expected = self.manifest.tensors[name]
-        # Without ml_dtypes an array of bit patterns stands for bfloat16.
-        width = byte_count(expected.dtype, expected.shape)
-        same_type = dtype_name(array) == expected.dtype or array.nbytes == width
-        if array.shape != expected.shape or not same_type:
-            raise BundleError(f"{where}: tensor '{name}' is not as the manifest declares it")
-        if complete and tensor_sha256(array) != expected.sha256:
-            raise BundleError(f"{where}: tensor '{name}' does not hash to the original")
+            signatures = store.read(SIGNATURE_NAME)
+        except BundleError as error:
+            raise SignatureError(f"the bundle is not signed: {error}") from error
+        try:
+            check_signature(data, signatures, key, str(where))
+        except SignatureError:
+            # The bundle may have been replaced between the two reads.
+            if last:
+                raise
+            data = store.read(MANIFEST_NAME)
+        else:
+            break
+    return data
 
 
 @contextlib.contextmanager

@@ -1,38 +1,48 @@
-"""Where the files of a bundle come from: a folder, a web server, and a cache in front of one."""
+"""Where the files of a bundle come from. A folder here; see also http_store and cached_store."""
 
-import contextlib
-import hashlib
-import http.client
 import os
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from pwl_jax.bundle.errors import BundleError
-from pwl_jax.bundle.integrity import CONTENT_NAME, check_file, check_name
+from pwl_jax.bundle.integrity import check_file, check_name
+from pwl_jax.bundle.verified_file import CHUNK, VerifiedFile
 
-# Of a file whose size nothing declares: the manifest.
-LARGEST_UNDECLARED = 64 << 20
-_CHUNK = 1 << 20
-_TIMEOUT = 30.0
+# Of a file whose size nothing declares: the manifest. Parsed JSON takes up to 25 times its text.
+LARGEST_UNDECLARED = 16 << 20
 
 
 class Store(Protocol):
     """Reads files of one bundle, and hands out none that is not as expected."""
 
     def read(self, name: str, size: int | None = None, sha256: str | None = None) -> bytes:
-        """The whole file `name`.
+        """The whole of a small file.
 
         Args:
-          name: relative, with "/", such as shards/<sha256>.p2u.
+          name: relative, with "/", such as programs/<sha256>.onnx.
           size: bytes it must have; without, it may have up to `LARGEST_UNDECLARED`.
           sha256: what it must hash to.
 
         Raises:
           BundleError: missing, unreadable, or of another size or hash; names the file.
+        """
+
+    def open(self, name: str, size: int, sha256: str) -> VerifiedFile:
+        """A file of any size, verified, to be read piece by piece; the caller closes it.
+
+        Raises:
+          BundleError: as for `read`.
+        """
+
+    def receive(self, name: str, size: int, file: IO[bytes]) -> None:
+        """Appends to `file` what it lacks of a file's `size` bytes, in chunks and unverified.
+
+        What `file` holds already is taken for the beginning. If the source cannot go on from
+        there, it is emptied and all is written anew. It never grows beyond `size`.
+
+        Raises:
+          BundleError: missing, or broken off; what came is in `file`.
+          OSError: `file` cannot be written.
         """
 
 
@@ -44,6 +54,41 @@ class FolderStore:
 
     def read(self, name: str, size: int | None = None, sha256: str | None = None) -> bytes:
         """See `Store`."""
+        with self._opened(name, size) as (file, length):
+            try:
+                data = file.read(length + 1)
+            except OSError as error:
+                raise self._unreadable(name, error) from error
+        if len(data) != length:
+            raise BundleError(f"{name} in {self.root} changed while it was read")
+        check_file(name, data, size, sha256)
+        return data
+
+    def open(self, name: str, size: int, sha256: str) -> VerifiedFile:
+        """See `Store`."""
+        opened = self._opened(name, size)
+        try:
+            return VerifiedFile(opened.file, name, size, sha256)
+        except BaseException:
+            opened.file.close()
+            raise
+
+    def receive(self, name: str, size: int, file: IO[bytes]) -> None:
+        """See `Store`."""
+        with self._opened(name, size) as (source, _):
+            at = start_of_rest(file, size)
+            while at < size:
+                try:
+                    source.seek(at)
+                    chunk = source.read(min(CHUNK, size - at))
+                except OSError as error:
+                    raise self._unreadable(name, error) from error
+                if not chunk:
+                    raise BundleError(f"{name} in {self.root} changed while it was read")
+                file.write(chunk)
+                at += len(chunk)
+
+    def _opened(self, name: str, size: int | None) -> "_Opened":
         check_name(name)
         path = self.root / name
         limit = LARGEST_UNDECLARED if size is None else size
@@ -56,138 +101,35 @@ class FolderStore:
             if length > limit or (size is not None and length != size):
                 expected = "at most " * (size is None) + str(limit)
                 raise BundleError(f"{name} has {length} bytes; expected {expected}")
-            with path.open("rb") as file:
-                data = file.read(length + 1)
+            return _Opened(path.open("rb"), length)
         except OSError as error:
-            reason = error.strerror or error
-            raise BundleError(f"{name} in {self.root} cannot be read: {reason}") from error
-        if len(data) != length:
-            raise BundleError(f"{name} in {self.root} changed while it was read")
-        check_file(name, data, size, sha256)
-        return data
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> BundleError:
+        return BundleError(f"{name} in {self.root} cannot be read: {error.strerror or error}")
 
 
-class HttpStore:
-    """Files below an address. A read that breaks off is taken up by the next read of that file.
+class _Opened:
+    """An open file and its length; closed at the end of its context."""
 
-    It does not retry by itself: the caller knows how long to wait.
-    """
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        self.file, self.length = file, length
 
-    def __init__(self, address: str, timeout: float = _TIMEOUT) -> None:
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise BundleError(f"{address} is no http address")
-        self.address = address
-        self._parts = parts
-        self._timeout = timeout
-        self._unfinished: dict[str, bytearray] = {}
+    def __enter__(self) -> tuple[IO[bytes], int]:
+        return self.file, self.length
 
-    def read(self, name: str, size: int | None = None, sha256: str | None = None) -> bytes:
-        """See `Store`."""
-        check_name(name)
-        limit = LARGEST_UNDECLARED if size is None else size
-        data = self._unfinished.pop(name, bytearray()) if size is not None else bytearray()
-        try:
-            self._receive(name, data, limit)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            # 416: the server's file is shorter than what came before; the next read starts anew.
-            begun = size is not None and 0 < len(data) < size
-            if begun and getattr(error, "code", None) != 416:
-                self._unfinished[name] = data
-            raise BundleError(f"{name} from {self.address}: {_reason(error)}") from error
-        # The bytes so far are good only if what follows completes them, so none are kept here.
-        whole = bytes(data)
-        check_file(name, whole, size, sha256)
-        return whole
-
-    def _receive(self, name: str, data: bytearray, limit: int) -> None:
-        request = urllib.request.Request(self._url(name))
-        # What is asked for is hashed as it is stored; no coding may come between.
-        request.add_header("Accept-Encoding", "identity")
-        if data:
-            request.add_header("Range", f"bytes={len(data)}-")
-        with urllib.request.urlopen(request, timeout=self._timeout) as response:
-            if data and not self._continues(response, len(data)):
-                data.clear()
-            declared = response.headers.get("Content-Length")
-            if declared is not None and len(data) + int(declared) > limit:
-                data.clear()
-                raise BundleError(f"{name} from {self.address} is larger than {limit} bytes")
-            expected = None if declared is None else len(data) + int(declared)
-            while len(data) <= limit and (chunk := response.read(_CHUNK)):
-                data += chunk
-        if len(data) > limit:
-            data.clear()
-            raise BundleError(f"{name} from {self.address} is larger than {limit} bytes")
-        if expected is not None and len(data) < expected:
-            raise http.client.IncompleteRead(b"", expected - len(data))
-
-    def _continues(self, response: Any, start: int) -> bool:
-        content_range = response.headers.get("Content-Range", "")
-        return response.status == 206 and content_range.startswith(f"bytes {start}-")
-
-    def _url(self, name: str) -> str:
-        path = f"{self._parts.path.rstrip('/')}/{urllib.parse.quote(name)}"
-        return urllib.parse.urlunsplit(self._parts._replace(path=path, fragment=""))
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
-class CachedStore:
-    """Keeps the content-addressed files of another store in a folder, named by their SHA-256.
-
-    Files appear there whole or not at all, so processes may share the folder. A damaged one is
-    fetched again. The manifest is never cached.
-    """
-
-    def __init__(self, store: Store, cache_dir: str | os.PathLike[str] | None = None) -> None:
-        """Makes the folder, `default_cache_dir()` if none is named; raises BundleError."""
-        self._store = store
-        self._folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BundleError(f"cache_dir {self._folder}: {error.strerror or error}") from error
-
-    def read(self, name: str, size: int | None = None, sha256: str | None = None) -> bytes:
-        """See `Store`."""
-        match = CONTENT_NAME.match(name)
-        if match is None or sha256 is None or match[2] != sha256:
-            return self._store.read(name, size, sha256)
-        kept = self._folder / match[2]
-        with contextlib.suppress(OSError, BundleError):
-            data = FolderStore(self._folder).read(kept.name, size)
-            if hashlib.sha256(data).hexdigest() == sha256:
-                return data
-        data = self._store.read(name, size, sha256)
-        self._keep(kept, data)
-        return data
-
-    def _keep(self, path: Path, data: bytes) -> None:
-        """Writes atomically; a full or read-only disk costs only the next fetch."""
-        with contextlib.suppress(OSError):
-            handle, name = tempfile.mkstemp(dir=self._folder, prefix=".part-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                Path(name).replace(path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-
-
-def open_store(path: str | os.PathLike[str]) -> Store:
-    """The store of a folder, an http(s) address, or another address that `etils.epath` knows.
-
-    Raises:
-      BundleError: no such folder, or no package that knows the address.
-    """
-    address = os.fspath(path)
-    if address.startswith(("http://", "https://")):
-        return HttpStore(address)
-    if "://" in address:
-        return FolderStore(remote_path(address))
-    if not Path(address).is_dir():
-        raise BundleError(f"{address} is no folder with a bundle")
-    return FolderStore(Path(address))
+def start_of_rest(file: IO[bytes], size: int) -> int:
+    """Bytes that `file` holds of `size`; it is emptied if it holds more. Stands at its end."""
+    at = file.seek(0, os.SEEK_END)
+    if at > size:
+        file.seek(0)
+        file.truncate()
+        at = 0
+    return at
 
 
 def remote_path(path: str) -> Any:
@@ -203,18 +145,15 @@ def remote_path(path: str) -> Any:
     return epath.Path(path)
 
 
-def default_cache_dir() -> Path:
-    """`pwl_jax/bundles` below $XDG_CACHE_HOME if that is an absolute path, else below ~/.cache."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-    return base / "pwl_jax" / "bundles"
+def folder_store(path: str | os.PathLike[str]) -> FolderStore:
+    """The store of a folder, here or at an address that `etils.epath` knows.
 
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        # Holds the connection open otherwise.
-        error.close()
-        return f"the server answers {error.code} {error.reason}"
-    if isinstance(error, urllib.error.URLError):
-        return f"no connection: {error.reason}"
-    return str(error) or type(error).__name__
+    Raises:
+      BundleError: no such folder, or no package that knows the address.
+    """
+    address = os.fspath(path)
+    if "://" in address:
+        return FolderStore(remote_path(address))
+    if not Path(address).is_dir():
+        raise BundleError(f"{address} is no folder with a bundle")
+    return FolderStore(Path(address))

@@ -1,23 +1,31 @@
 """JSON read strictly: no repeated keys, no NaN; and objects with exactly the expected fields."""
 
+import collections
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pwl_jax.bundle.errors import BundleError
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(data: bytes | memoryview, where: str) -> Any:
     """The JSON value of UTF-8 bytes.
 
     Raises:
-      BundleError: not JSON, a repeated key, NaN or infinity, or too deep; names `where`.
+      BundleError: not JSON, a repeated key, NaN or infinity, half a character, or too deep; names
+        `where`.
     """
     try:
-        return json.loads(
-            bytes(data).decode(), object_pairs_hook=_no_repeats, parse_constant=_no_constant
-        )
+        text = bytes(data).decode()
+        value = json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        if _SURROGATE.search(text):
+            # Halves of a character can be written as escapes but not as UTF-8, nor be printed.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where} is no valid JSON: {error}") from error
 
@@ -92,9 +100,9 @@ def _shown(value: Any) -> str:
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key '{repeated}' is repeated")
+        counts = collections.Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the key '{repeated[:80]}' is repeated")
     return record
 
 

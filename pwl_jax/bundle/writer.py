@@ -1,35 +1,39 @@
 """Writes a bundle, whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import shutil
-import tempfile
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from pwl_jax.bundle import shard_file
+from pwl_jax.bundle import signature
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.fetch_order import fetch_order
-from pwl_jax.bundle.integrity import sha256_of
 from pwl_jax.bundle.manifest import (
     MANIFEST_NAME,
+    RESERVED_NAMES,
     Manifest,
     ProgramEntry,
     ShardEntry,
     TensorEntry,
 )
+from pwl_jax.bundle.placing import held_manifest, put_in_place
 from pwl_jax.bundle.preprocessing import Preprocessing
+from pwl_jax.bundle.reader import BundleReader, ExactTensors
+from pwl_jax.bundle.safetensors_file import write_safetensors
+from pwl_jax.bundle.shard_file import P2uSpool
+from pwl_jax.bundle.staging import StagingFolder
 from pwl_jax.bundle.stores import remote_path
 from pwl_jax.ladder import EXACT, Bits, LadderRung, Measurement, Rung, Unit
 from pwl_jax.precision import (
-    StagePayload,
     check_stages,
     dtype_name,
+    encode_delta,
     encode_tensor,
     tensor_sha256,
 )
@@ -41,7 +45,7 @@ class BundleWriter:
     """Collects units and programs in a folder beside `path`, and moves it there at `finish`.
 
     Equal input gives equal bytes. Without `finish`, leaving the context removes all that was
-    written and `path` is as it was.
+    written and `path` is as it was. Memory is what it takes to encode one tensor.
 
         with BundleWriter(path) as writer:
             writer.add_unit(unit, tensors, (4, "exact"))
@@ -49,69 +53,108 @@ class BundleWriter:
             writer.finish(...)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sign_key: signature.Key = None,
+        against: BundleReader | None = None,
+    ) -> None:
         """Makes sure that `path` is free or holds a bundle, which `finish` will replace.
 
+        Args:
+          path: folder of the bundle, or an address that `etils.epath` knows.
+          sign_key: Ed25519 private key, as PEM file or key of the package cryptography, to sign
+            the manifest with.
+          against: a bundle that the client has; the new one then holds only what changed since.
+
         Raises:
-          BundleError: it is anything else, or cannot be written.
+          BundleError: `path` is anything else, or cannot be written; or it is where `against` lies.
+          UserError: `sign_key` is no such key.
         """
+        self._sign_key = None if sign_key is None else signature.private_key(sign_key)
         self._address = os.fspath(path)
         self._remote = "://" in self._address
         self._target: Any = remote_path(self._address) if self._remote else Path(path).absolute()
-        try:
-            self._replaces = _holds_bundle(self._target)
+        self._against = against
+        self._previous: ExactTensors | None = None
+        with self._disk_errors():
+            held = held_manifest(self._target)
+            if against is not None and held == against.manifest_sha256:
+                raise BundleError(
+                    f"{self._address} holds the bundle that the delta is told against and would "
+                    "lose it; name a new folder"
+                )
             beside = None if self._remote else self._target.parent
             if beside is not None:
                 beside.mkdir(parents=True, exist_ok=True)
-            prefix = f".{self._target.name}.partial-"
-            self._staging = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
-        except OSError as error:
-            raise BundleError(f"{self._address}: {error.strerror or error}") from error
-        self._remove = weakref.finalize(self, shutil.rmtree, self._staging, ignore_errors=True)
-        for folder in _FOLDERS:
-            (self._staging / folder).mkdir()
+            self._folder = StagingFolder(self._target.name, beside)
+            self._staging = self._folder.path
+            for folder in _FOLDERS:
+                (self._staging / folder).mkdir()
+        if against is not None:
+            self._previous = against.exact_tensors()
         self._stages: dict[str, tuple[Bits, ...]] = {}
         self._shards: dict[str, ShardEntry] = {}
         self._tensors: dict[str, TensorEntry] = {}
         self._programs: dict[str, list[ProgramEntry]] = {}
 
     def add_unit(
-        self, unit: Unit, tensors: Mapping[str, np.ndarray], stages: Sequence[Bits]
+        self,
+        unit: Unit,
+        tensors: Mapping[str, np.ndarray],
+        stages: Sequence[Bits],
+        *,
+        widths: Mapping[str, Sequence[Bits]] | None = None,
+        quantization: Any = None,
     ) -> None:
         """Encodes a unit's tensors and writes a shard a stage.
 
         Args:
           unit: block or converter; identity converters have no tensors and are not added.
-          tensors: by name, names being unique over the bundle.
+          tensors: by name, names being unique over the bundle. Each is asked for once, and the
+            next only when it is written, so a mapping that loads them keeps memory small.
           stages: ascending, the last one "exact"; ("exact",) for converters, which are written
-            as .safetensors.
+            as .safetensors, whole in memory. A delta has the one stage "exact", whatever is given.
+          widths: bits of single tensors at each stage, by name; see `encode_tensor`.
+          quantization: how base codes are chosen; see `encode_tensor`.
 
         Raises:
           UserError: a unit or tensor was added before, nothing to add, or wrong stages.
         """
         if str(unit) in self._stages:
             raise BundleError(f"unit {unit} was added before")
-        if not tensors:
+        if not len(tensors):
             raise BundleError(f"unit {unit} has no tensors; leave it out")
-        if stages[-1:] not in ((EXACT,), [EXACT]):
+        if tuple(stages[-1:]) != (EXACT,):
             raise BundleError(f"stages {list(stages)} of {unit} do not end in exact")
-        check_stages(stages)
-        for name in tensors:
+        stages = (EXACT,) if self._against is not None else check_stages(stages)
+        names = sorted(tensors)
+        for name in names:
             if name in self._tensors:
                 raise BundleError(f"tensor '{name}' was added before")
-            if name in ("", "__metadata__"):
+            if name in RESERVED_NAMES:
                 raise BundleError(f"no tensor of {unit} can be called {name!r}")
-        if unit.kind in ("encoder", "decoder"):
-            if tuple(stages) != (EXACT,):
-                raise BundleError(f"{unit} has stages {list(stages)}; converters are always exact")
-            data = shard_file.write_safetensors(tensors)
-            self._add_shard(unit, EXACT, data, "safetensors", sorted(tensors))
-        else:
-            self._add_payloads(unit, tensors, tuple(stages))
-        for name, array in tensors.items():
-            entry = TensorEntry(array.shape, dtype_name(array), tensor_sha256(array))
-            self._tensors[name] = entry
-        self._stages[str(unit)] = tuple(stages)
+        plain = unit.kind in ("encoder", "decoder")
+        if plain and stages != (EXACT,):
+            raise BundleError(f"{unit} has stages {list(stages)}; converters are always exact")
+        options = {} if quantization is None else {"quantization": quantization}
+        entries: dict[str, TensorEntry] = {}
+        with self._disk_errors():
+            if plain and self._against is None:
+                held = {name: tensors[name] for name in names}
+                entries = {name: _entry(array) for name, array in held.items()}
+                self._add_shard(unit, EXACT, [write_safetensors(held)], "safetensors", names)
+            else:
+                with self._spools(stages) as spools:
+                    for name in names:
+                        chosen = (widths or {}).get(name)
+                        plan = options if chosen is None else {**options, "widths": chosen}
+                        entries[name] = self._spool(name, tensors, spools, plan)
+                    for stage, spool in spools.items():
+                        self._add_shard(unit, stage, spool.pieces(unit, stage), "p2u", spool.names)
+        self._tensors |= entries
+        self._stages[str(unit)] = stages
 
     def add_program(
         self, unit: Unit, format: str, program: bytes, bindings: Mapping[str, Sequence[str]]
@@ -130,9 +173,10 @@ class BundleWriter:
         entries = self._programs.setdefault(str(unit), [])
         if format in (entry.format for entry in entries):
             raise BundleError(f"unit {unit} has a {format} program already")
-        file, sha256 = self._write("programs", program, format)
+        with self._disk_errors():
+            file, sha256, size = self._write("programs", [program], format)
         bound = {stream: tuple(names) for stream, names in bindings.items()}
-        entries.append(ProgramEntry(file, sha256, len(program), format, bound))
+        entries.append(ProgramEntry(file, sha256, size, format, bound))
 
     def finish(
         self,
@@ -178,20 +222,24 @@ class BundleWriter:
             measurements=tuple(measurements),
             measured_on=measured_on,
             created_with=dict(created_with or {}),
+            against=None if self._against is None else self._against.manifest_sha256,
         )
         data = manifest.to_json()
         manifest = Manifest.from_json(data)
-        try:
+        signed = None if self._sign_key is None else signature.sign(data, self._sign_key)
+        with self._disk_errors():
             (self._staging / MANIFEST_NAME).write_bytes(data)
-            self._put_in_place(manifest)
-        except OSError as error:
-            raise BundleError(f"{self._address}: {error.strerror or error}") from error
+            put_in_place(
+                self._folder, self._target, manifest, signed, self._move, whole=not self._remote
+            )
         self.abort()
         return manifest
 
     def abort(self) -> None:
         """Removes what was written beside `path`."""
-        self._remove()
+        if self._previous is not None:
+            self._previous.close()
+        self._folder.remove()
 
     def __enter__(self) -> "BundleWriter":
         return self
@@ -204,32 +252,61 @@ class BundleWriter:
     ) -> None:
         self.abort()
 
-    def _add_payloads(
-        self, unit: Unit, tensors: Mapping[str, np.ndarray], stages: tuple[Bits, ...]
-    ) -> None:
-        by_stage: dict[Bits, dict[str, StagePayload]] = {stage: {} for stage in stages}
-        for name in sorted(tensors):
-            for payload in encode_tensor(tensors[name], stages):
-                by_stage[payload.stage][name] = payload
-        for stage, payloads in by_stage.items():
-            data = shard_file.write_p2u(unit, stage, payloads)
-            self._add_shard(unit, stage, data, "p2u", sorted(payloads))
+    def _spool(
+        self,
+        name: str,
+        tensors: Mapping[str, np.ndarray],
+        spools: Mapping[Bits, P2uSpool],
+        options: Mapping[str, Any],
+    ) -> TensorEntry:
+        """Loads and encodes one tensor; nothing of it is held when this returns."""
+        array = np.asarray(tensors[name])
+        if self._previous is not None and name in self._previous:
+            payloads = [encode_delta(array, self._previous[name])]
+        else:
+            payloads = encode_tensor(array, tuple(spools), **options)
+        for payload in payloads:
+            spools[payload.stage].add(name, payload)
+        return _entry(array)
+
+    @contextlib.contextmanager
+    def _spools(self, stages: tuple[Bits, ...]) -> Iterator[dict[Bits, P2uSpool]]:
+        with contextlib.ExitStack() as stack:
+            spools: dict[Bits, P2uSpool] = {}
+            for stage in stages:
+                spools[stage] = P2uSpool(self._staging / f"spool-{stage}")
+                stack.callback(spools[stage].close)
+            yield spools
 
     def _add_shard(
-        self, unit: Unit, stage: Bits, data: bytes, suffix: str, names: Sequence[str]
+        self,
+        unit: Unit,
+        stage: Bits,
+        pieces: Iterable[bytes],
+        suffix: str,
+        names: Sequence[str],
     ) -> None:
-        file, sha256 = self._write("shards", data, suffix)
-        entry = ShardEntry(file, sha256, len(data), unit, stage, tuple(names))
+        file, sha256, size = self._write("shards", pieces, suffix)
+        entry = ShardEntry(file, sha256, size, unit, stage, tuple(names))
         self._shards[f"{unit}@{stage}"] = entry
 
-    def _write(self, folder: str, data: bytes, suffix: str) -> tuple[str, str]:
-        sha256 = sha256_of(data)
-        name = f"{folder}/{sha256}.{suffix}"
+    def _write(self, folder: str, pieces: Iterable[bytes], suffix: str) -> tuple[str, str, int]:
+        """Writes a file and names it after its content: name, SHA-256 and size."""
+        digest, size = hashlib.sha256(), 0
+        unnamed = self._staging / "unnamed"
         try:
-            (self._staging / name).write_bytes(data)
-        except OSError as error:
-            raise BundleError(f"{self._address}: {error.strerror or error}") from error
-        return name, sha256
+            with unnamed.open("wb") as file:
+                for piece in pieces:
+                    digest.update(piece)
+                    size += len(piece)
+                    file.write(piece)
+        except BaseException:
+            unnamed.unlink(missing_ok=True)
+            raise
+        sha256 = digest.hexdigest()
+        name = f"{folder}/{sha256}.{suffix}"
+        unnamed.replace(self._staging / name)
+        return name, sha256, size
 
     def _ladder(
         self, rungs: Sequence[Rung], measurements: Sequence[Measurement], split: str
@@ -253,50 +330,21 @@ class BundleWriter:
             for rung, fetch in zip(rungs, order, strict=True)
         )
 
-    def _put_in_place(self, manifest: Manifest) -> None:
-        """All files first, the manifest last: at every moment the old bundle or the new one."""
-        if not self._remote and not self._replaces:
-            # mkdtemp's folder is closed to everybody else.
-            self._staging.chmod(0o755)
-            # An empty folder may be there already.
-            self._staging.replace(self._target)
-            return
-        entries = [*manifest.shards.values()]
-        files = [entry.file for entry in entries]
-        files += [entry.file for entries in manifest.programs.values() for entry in entries]
-        for name in dict.fromkeys(files):
-            (self._target / name).parent.mkdir(parents=True, exist_ok=True)
-            self._move(name)
-        self._move(MANIFEST_NAME)
-        for folder in (self._target / folder for folder in _FOLDERS):
-            for file in list(folder.iterdir()) if folder.is_dir() else ():
-                if f"{folder.name}/{file.name}" not in files:
-                    with contextlib.suppress(OSError):
-                        file.unlink()
-
     def _move(self, name: str) -> None:
+        source, target = self._staging / name, self._target / name
         if self._remote:
-            (self._target / name).write_bytes((self._staging / name).read_bytes())
+            with source.open("rb") as read, target.open("wb") as written:
+                shutil.copyfileobj(read, written, 1 << 20)
         else:
-            (self._staging / name).replace(self._target / name)
+            source.replace(target)
 
-
-def _holds_bundle(target: Any) -> bool:
-    """Whether there is a bundle to replace.
-
-    Raises:
-      BundleError: there is something else.
-    """
-    if not target.exists():
-        return False
-    if not target.is_dir():
-        raise BundleError(f"{target} is a file; a bundle is a folder")
-    if (target / MANIFEST_NAME).exists():
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
         try:
-            Manifest.from_json((target / MANIFEST_NAME).read_bytes(), str(target / MANIFEST_NAME))
-        except BundleError as error:
-            raise BundleError(f"{target} is not replaced: {error}") from error
-        return True
-    if any(True for _ in target.iterdir()):
-        raise BundleError(f"{target} holds files but no bundle; name a new folder")
-    return False
+            yield
+        except OSError as error:
+            raise BundleError(f"{self._address}: {error.strerror or error}") from error
+
+
+def _entry(array: np.ndarray) -> TensorEntry:
+    return TensorEntry(array.shape, dtype_name(array), tensor_sha256(array))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from pwl_jax.bundle import BundleError, shard_file
+from pwl_jax.bundle import BundleError, safetensors_file
 from pwl_jax.errors import UserError
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import leaf_names
@@ -68,7 +68,7 @@ def write_weights(path: epath.PathLike, weights: ComposedWeights) -> int:
         "composition": str(weights.composition),
         "pair": canonical_json(weights.pair.to_dict()).decode(),
     }
-    _write_whole(epath.Path(path), shard_file.write_safetensors(read, metadata))
+    _write_whole(epath.Path(path), safetensors_file.write_safetensors(read, metadata))
     return sum(array.nbytes for array in read.values())
 
 
@@ -88,8 +88,8 @@ def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> Composed
     if data.startswith(_PICKLES):
         raise InteropError(f"{where} is a pickle, which is never read; expected .safetensors")
     try:
-        tensors = shard_file.read_safetensors(data, where)
-        metadata = shard_file.read_metadata(data, where)
+        tensors = safetensors_file.read_safetensors(data, where)
+        metadata = safetensors_file.read_metadata(data, where)
     except BundleError as error:
         raise InteropError(str(error)) from error
     found, composition = _checked_metadata(metadata, where)

@@ -5,25 +5,27 @@ import numpy as np
 from pwl_jax.ladder import EXACT
 from pwl_jax.precision import dtypes, planes
 from pwl_jax.precision.errors import PrecisionError
+from pwl_jax.precision.exact_code import encode_exact
 from pwl_jax.precision.payload import Part, PartReader, StagePayload, payload_of
 
 
-def encode_delta(array: np.ndarray, previous: np.ndarray) -> StagePayload | None:
-    """What leads from `previous` to `array`, both of any layout.
+def encode_delta(array: np.ndarray, previous: np.ndarray) -> StagePayload:
+    """What leads from `previous` to `array`, both of any type and layout.
 
     Returns:
-      A payload of kind `same` or `delta`, tied to `previous` by its SHA-256; None where the two
-      differ in type or shape, so that there is no way from one to the other.
+      A payload of stage "exact": of kind `same` or `delta`, tied to `previous` by its SHA-256; or
+      of kind `exact`, where the two differ in type or shape or where that is smaller.
+
+    Raises:
+      PrecisionError: a type that cannot be coded.
     """
+    array, previous = np.asarray(array), np.asarray(previous)
     dtype = dtypes.dtype_name(array)
-    if dtypes.dtype_name(previous) != dtype or previous.shape != array.shape:
-        return None
+    common = {"dtype": dtype, "shape": list(array.shape)}
     new, old = dtypes.patterns_of(array), dtypes.patterns_of(previous)
-    header = {
-        "dtype": dtype,
-        "shape": list(array.shape),
-        "base": dtypes.tensor_sha256(previous),
-    }
+    if dtypes.dtype_name(previous) != dtype or previous.shape != array.shape:
+        return encode_exact(EXACT, common, new)
+    header = {**common, "base": dtypes.tensor_sha256(previous)}
     if np.array_equal(new, old):
         return payload_of(EXACT, {**header, "kind": "same"}, [])
     steps = [_steps(new[here], old[here], dtype) for here in planes.slices(new.size)]
@@ -32,7 +34,9 @@ def encode_delta(array: np.ndarray, previous: np.ndarray) -> StagePayload | None
     parts: list[Part] = []
     for values in steps:
         parts += planes.encode_slice(values, many)
-    return payload_of(EXACT, {**header, "kind": "delta", "zeros": many}, parts)
+    delta = payload_of(EXACT, {**header, "kind": "delta", "zeros": many}, parts)
+    whole = encode_exact(EXACT, common, new)
+    return delta if delta.byte_count < whole.byte_count else whole
 
 
 def decode_delta(payload: StagePayload, previous: np.ndarray | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pwl_jax.ladder import EXACT, Bits
-from pwl_jax.precision import base_code, delta, dtypes, planes, quantizer, residual
+from pwl_jax.precision import base_code, delta, dtypes, exact_code, planes, quantizer, residual
 from pwl_jax.precision.codes import SliceCodes
 from pwl_jax.precision.errors import PrecisionError
 from pwl_jax.precision.payload import Part, PartReader, StagePayload, check_header, payload_of
@@ -58,7 +58,7 @@ def encode_tensor(
     common: dict[str, Any] = {"dtype": dtype, "shape": list(array.shape)}
     original = dtypes.patterns_of(array)
     if planned[0] == EXACT or not quantizable(array, quantization.channel_axis):
-        return [_encode_exact(names[0], common, original)]
+        return [exact_code.encode_exact(names[0], common, original)]
     coded = quantizer.quantize(array, int(planned[0]), quantization)
     payloads = [base_code.encode_codes(names[0], common, coded, quantization)]
     codes = [base_code.slice_codes(coded, here) for here in planes.slices(array.size)]
@@ -106,7 +106,7 @@ def decode_tensor(
         return delta.decode_delta(payloads[0], previous)
     patterns = np.empty(math.prod(shape), dtypes.pattern_dtype(dtype))
     if kind == "exact":
-        _decode_exact(payloads[0], patterns)
+        exact_code.decode_exact(payloads[0], patterns)
     elif kind == "codes":
         _decode_chain(payloads, patterns)
     else:
@@ -191,26 +191,6 @@ def _check_widths(stages: tuple[Bits, ...], widths: Sequence[Bits]) -> tuple[Bit
             'never falling, and "exact" where the stage is exact, or at all'
         )
     return planned
-
-
-def _encode_exact(stage: Bits, common: Mapping[str, Any], original: np.ndarray) -> StagePayload:
-    zeros = planes.has_many_zeros(original)
-    parts = []
-    for here in planes.slices(original.size):
-        values = original[here]
-        if common["dtype"] in dtypes.FLOATS:
-            values = planes.exponent_first(values)
-        parts += planes.encode_slice(values, zeros)
-    return payload_of(stage, {**common, "kind": "exact", "zeros": zeros}, parts)
-
-
-def _decode_exact(payload: StagePayload, out: np.ndarray) -> None:
-    reader, floats = PartReader(payload), payload.header["dtype"] in dtypes.FLOATS
-    for here in planes.slices(out.size):
-        planes.decode_slice(reader, payload.header["zeros"], out[here])
-        if floats:
-            out[here] = planes.sign_first(out[here])
-    reader.finish()
 
 
 def _refine(

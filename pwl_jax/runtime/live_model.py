@@ -110,6 +110,8 @@ class LiveModel:
         path: str | os.PathLike[str],
         *,
         cache_dir: str | os.PathLike[str] | None = None,
+        public_key: Any = None,
+        against: Sequence[Any] = (),
         block: bool = True,
         attempts: int = 3,
         timeout: float | None = None,
@@ -119,7 +121,8 @@ class LiveModel:
 
         Args:
           path: a folder, or the address of one behind any web server.
-          cache_dir: where fetched files are kept; see `BundleReader.open`.
+          cache_dir, public_key, against: where fetched files are kept, who must have signed the
+            bundle, and what a delta is told against; see `BundleReader.open`.
           block: False returns at once; `predict` raises NotReadyError until a rung is up.
           attempts: how often to try the first rung before its error is raised.
           timeout: seconds to wait for the first rung; None for no limit.
@@ -129,7 +132,10 @@ class LiveModel:
           UserError: the bundle or its first rung cannot be read, or nothing fits the budget.
           TimeoutError: `timeout` passed.
         """
-        model = cls(BundleReader.open(os.fspath(path), cache_dir=cache_dir), **options)
+        reader = BundleReader.open(
+            os.fspath(path), cache_dir=cache_dir, public_key=public_key, against=against
+        )
+        model = cls(reader, **options)
         if block:
             try:
                 model._wait_for_first(attempts, timeout)

@@ -9,11 +9,12 @@ import struct
 
 import pytest
 
-from pwl_jax.bundle import BundleError, BundleReader, Manifest, reader
-from pwl_jax.bundle.shard_file import MAGIC, read_p2u, read_safetensors
+from pwl_jax.bundle import BundleError, BundleReader, Manifest, unit_files
+from pwl_jax.bundle.safetensors_file import read_safetensors
+from pwl_jax.bundle.shard_file import MAGIC
 from pwl_jax.ladder import Unit
-from pwl_jax.precision import canonical_json
 from tests.bundle.conftest import unit_tensors
+from tests.bundle.p2u import join_p2u, read_p2u, split_p2u
 
 TEACHER = Unit("teacher", 0)
 
@@ -50,16 +51,6 @@ def replace_shard(folder, shard, data):
     manifest["ladder"] = []
     save(folder, manifest)
     return entry["file"]
-
-
-def split_p2u(data):
-    (length,) = struct.unpack_from("<Q", data, 8)
-    return json.loads(data[16 : 16 + length]), data[16 + length :]
-
-
-def join_p2u(header, data):
-    encoded = canonical_json(header)
-    return MAGIC + struct.pack("<Q", len(encoded)) + encoded + data
 
 
 def flip(data):
@@ -206,7 +197,7 @@ def test_a_manifest_without_end_is_not_read(folder, monkeypatch):
 
 
 def test_huge_declared_tensors_are_refused_before_they_are_allocated(folder, monkeypatch):
-    monkeypatch.setattr(reader, "decode_tensor", None)
+    monkeypatch.setattr(unit_files, "decode_tensor", None)
     for shape in ([1 << 40], [0, 1 << 62], [1] * 100):
         manifest = document(folder)
         manifest["tensors"]["teacher/params/block0/kernel"]["shape"] = shape
@@ -216,7 +207,7 @@ def test_huge_declared_tensors_are_refused_before_they_are_allocated(folder, mon
 
 
 def test_a_shape_other_than_declared_is_refused_before_decoding(folder, monkeypatch):
-    monkeypatch.setattr(reader, "decode_tensor", None)
+    monkeypatch.setattr(unit_files, "decode_tensor", None)
     manifest = document(folder)
     for entry in manifest["tensors"].values():
         entry["shape"] = [*entry["shape"], 1]

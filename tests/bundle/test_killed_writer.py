@@ -57,6 +57,8 @@ def test_the_old_bundle_is_whole_at_every_moment(tmp_path, bundle, steps):
     unit = Unit("teacher", 0)
     for name, original in unit_tensors(unit).items():
         assert reader.tensors(unit, "exact")[name].tobytes() == original.tobytes()
+    assert len(list(tmp_path.glob(".bundle.partial-*"))) == 1
     # The next writer is not hindered, and leaves only what belongs to the bundle.
     write(path)
     assert files(path) == files(bundle)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

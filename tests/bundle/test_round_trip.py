@@ -104,11 +104,17 @@ def test_bytes_fetched_counts_each_file_once(bundle):
     assert reader.bytes_fetched == sum(len(data) for data in files(bundle).values())
 
 
-def test_replaces_a_bundle_and_leaves_nothing_of_it(bundle, tmp_path):
+def test_a_reader_of_the_replaced_bundle_reads_on_until_the_next_replacement(bundle, tmp_path):
     path = tmp_path / "bundle"
     write(path, seed=7)
+    old = BundleReader.open(path)
+    write(path)
+    assert old.verify().ok
+    assert BundleReader.open(path).verify().ok
+    assert files(path).items() > files(bundle).items()
     write(path)
     assert files(path) == files(bundle)
+    assert "missing" in old.verify().problems[0]
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 

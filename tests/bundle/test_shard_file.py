@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pwl_jax.bundle import BundleError
-from pwl_jax.bundle.shard_file import read_p2u, read_safetensors, write_p2u, write_safetensors
+from pwl_jax.bundle.safetensors_file import read_safetensors, write_safetensors
 from pwl_jax.ladder import EXACT, Unit
 from pwl_jax.precision import decode_tensor, encode_tensor
+from tests.bundle.p2u import read_p2u, write_p2u
 
 UNIT = Unit("student", 3)
 NATIVE = ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", ">f4", ">i8")
