@@ -375,13 +375,21 @@ def _read_named_rung(record: Mapping[str, Any], where: str) -> Rung:
     return rung
 
 
+_ACCURACIES = [
+    f"{name}{end}" for name in ("top1", "mean_average_precision") for end in ("", "_test")
+]
+
+
+def _read_accuracy(record: Mapping[str, Any], name: str, where: str) -> float | None:
+    return strict_json.number(record[name], f"{where}.{name}", optional=True)
+
+
 def _read_rung(value: Any, where: str) -> LadderRung:
     names = [field.name for field in dataclasses.fields(LadderRung) if field.name != "rung"]
     record = strict_json.fields(value, where, ["name", "composition", "bits", *names])
     return LadderRung(
         rung=_read_named_rung(record, where),
-        top1=strict_json.number(record["top1"], f"{where}.top1", optional=True),
-        top1_test=strict_json.number(record["top1_test"], f"{where}.top1_test", optional=True),
+        **{name: _read_accuracy(record, name, where) for name in names if name in _ACCURACIES},
         shards=strict_json.strings(record["shards"], f"{where}.shards"),
         shard_bytes=strict_json.size(record["shard_bytes"], f"{where}.shard_bytes"),
         cumulative_bytes=strict_json.size(record["cumulative_bytes"], f"{where}.cumulative_bytes"),
@@ -389,15 +397,14 @@ def _read_rung(value: Any, where: str) -> LadderRung:
 
 
 def _read_measurement(value: Any, where: str) -> Measurement:
-    names = ["name", "composition", "bits", "split", "top1", "loss", "examples"]
-    record = strict_json.fields(value, where, names)
-    top1 = strict_json.number(record["top1"], f"{where}.top1")
+    names = [field.name for field in dataclasses.fields(Measurement) if field.name != "rung"]
+    record = strict_json.fields(value, where, ["name", "composition", "bits", *names])
     loss = strict_json.number(record["loss"], f"{where}.loss")
-    assert top1 is not None and loss is not None
+    assert loss is not None
     return Measurement(
         rung=_read_named_rung(record, where),
         split=strict_json.typed(record["split"], str, f"{where}.split"),
-        top1=top1,
         loss=loss,
+        **{name: _read_accuracy(record, name, where) for name in names if name in _ACCURACIES},
         examples=strict_json.size(record["examples"], f"{where}.examples"),
     )

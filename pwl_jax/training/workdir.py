@@ -156,6 +156,13 @@ def load_network(workdir: epath.PathLike, which: Which = "best") -> TrainedNetwo
     return TrainedNetwork(config, network, variables[name], step)
 
 
+def teacher_of(model: TrainedModel) -> TrainedNetwork:
+    """A pair's teacher as a network by itself."""
+    config = dataclasses.replace(model.config, task="teacher")
+    network = config.pair.teacher.build()
+    return TrainedNetwork(config, network, model.variables["teacher"], model.step)
+
+
 def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "best") -> Variables:
     """The teacher that `train_teacher` left in a workdir, for the pair of another run.
 
