@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,14 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from pwl_jax.data.source import HELD_OUT_FRACTION, DataError, Source, Split, without_own_test
+from pwl_jax.data.source import (
+    HELD_OUT_FRACTION,
+    DataError,
+    Source,
+    Split,
+    first_line,
+    without_own_test,
+)
 
 FOLDER = "folder:"
 """How the name of such a set begins; the rest is what reports call it."""
@@ -18,7 +26,7 @@ COLUMNS = (("Image Index", "Finding Labels"), ("image", "labels"))
 """The columns of file names and of labels: those of NIH ChestX-ray14, or plain ones."""
 
 PATIENTS = ("Patient ID", "patient")
-"""An optional column: images of equal entries stay in one split."""
+"""An optional column: images of equal entries, empty ones too, stay in one split."""
 
 NO_LABEL = "No Finding"
 """The entry of an image without any label; an empty one says the same."""
@@ -120,19 +128,29 @@ def _pixels(path: epath.Path) -> np.ndarray:
     return pixels[..., None] if grey else pixels
 
 
-def _read_table(root: epath.Path) -> _Table:
+def _table_path(root: epath.Path) -> epath.Path:
+    """The folder's table of labels; other tables may lie beside one of a known name."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; expected one with images and a CSV file")
-    tables = [root / name for name in _TABLES if (root / name).exists()]
-    tables = tables or sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")
+    known = [root / name for name in _TABLES if (root / name).exists()]
+    if known:
+        return known[0]
+    tables = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv")
     if not tables:
         raise DataError(f"{root} holds no CSV file; expected {_TABLES[0]} or another with labels")
-    if len(tables) > 1 and tables[0].name not in _TABLES:
+    if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise DataError(f"{root} holds several CSV files ({names}); name the right one labels.csv")
-    path = tables[0]
-    reader = csv.DictReader(path.read_text().removeprefix("\ufeff").splitlines())
-    header = list(reader.fieldnames or [])
+    return tables[0]
+
+
+def _read_table(root: epath.Path) -> _Table:
+    path = _table_path(root)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text().removeprefix("\ufeff"), newline=""))
+        header, rows = list(reader.fieldnames or []), list(reader)
+    except (ValueError, OSError, csv.Error) as error:
+        raise DataError(f"{path} is no readable CSV file in UTF-8: {first_line(error)}") from error
     columns = next((pair for pair in COLUMNS if pair[0] in header), COLUMNS[0])
     absent = [column for column in columns if column not in header]
     if absent:
@@ -140,22 +158,20 @@ def _read_table(root: epath.Path) -> _Table:
         raise DataError(
             f"{path} has no column '{absent[0]}'; it has {', '.join(header)}; expected {expected}"
         )
-    rows = list(reader)
-    for line, row in enumerate(rows, 2):
+    for number, row in enumerate(rows, 2):
         if any(row[column] is None for column in columns):
-            raise DataError(f"{path}, row {line}, has fewer entries than the header")
+            raise DataError(f"{path}, row {number}, has fewer entries than the header")
     images = [row[columns[0]].strip() for row in rows]
     _check_unique(images, path)
     patient = next((column for column in PATIENTS if column in header), None)
-    labels = [
-        [
-            label
-            for part in row[columns[1]].split("|")
-            if (label := part.strip()) not in ("", NO_LABEL)
-        ]
-        for row in rows
-    ]
-    return _Table(path, images, labels, [row[patient] or "" for row in rows] if patient else None)
+    patients = None if patient is None else [(row[patient] or "").strip() for row in rows]
+    return _Table(path, images, [_labels(row[columns[1]]) for row in rows], patients)
+
+
+def _labels(entry: str) -> list[str]:
+    """The names in `A|B`; none in an empty entry or `No Finding`."""
+    names = (part.strip() for part in entry.split("|"))
+    return [name for name in names if name not in ("", NO_LABEL)]
 
 
 def _check_unique(images: list[str], path: epath.Path) -> None:

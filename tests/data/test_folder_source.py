@@ -118,6 +118,10 @@ def retitled(folder, old, new):
     table.write_text(table.read_text().replace(old, new))
 
 
+def not_utf8(folder):
+    (folder / "Data_Entry_2017.csv").write_bytes("Image Index,Prüfung\n".encode("latin-1"))
+
+
 def without_image(folder):
     (folder / "images_002" / "images" / "00000003_000.png").unlink()
 
@@ -131,6 +135,7 @@ def without_image(folder):
         (lambda f: retitled(f, "Image Index", "File"), r"no column 'Image Index'; it has File, F"),
         (lambda f: retitled(f, "00000001_000.png,", "00000002_000.png,"), r"'00000002_000.png' tw"),
         (lambda f: retitled(f, ",57\n", "\nlast\n"), r"row 3, has fewer entries than the header"),
+        (not_utf8, r"Data_Entry_2017.csv is no readable CSV file in UTF-8: "),
         (without_image, r"image '00000003_000.png' of .* is not in .*\(1 of 60 are missing\)"),
         (lambda f: lists(f, test_list=[99]), r"test_list.txt names '00000099_000.png', which .*17"),
         (
