@@ -64,11 +64,13 @@ def ladder_table(ladder: Ladder) -> list[str]:
     if not ladder.rungs:
         return ["no ladder: this bundle only holds tensors"]
     width = max(len(rung.name) for rung in ladder.rungs)
-    lines = [f"{'rung':{width}}   top-1 %   new bytes   bytes so far"]
+    multi_label = any(rung.mean_average_precision is not None for rung in ladder.rungs)
+    metric = "mAP %" if multi_label else "top-1 %"
+    lines = [f"{'rung':{width}}   {metric:>7}   new bytes   bytes so far"]
     for rung in ladder.rungs:
-        top1 = "-" if rung.top1 is None else f"{100 * rung.top1:.2f}"
+        score = "-" if rung.score is None else f"{100 * rung.score:.2f}"
         costs = f"{rung.shard_bytes:>9,}   {rung.cumulative_bytes:>12,}"
-        lines.append(f"{rung.name:{width}}   {top1:>7}   {costs}")
+        lines.append(f"{rung.name:{width}}   {score:>7}   {costs}")
     return lines
 
 

@@ -69,7 +69,7 @@ def _steps(
     model: workdir.TrainedModel, composition: Composition, runner: Executor
 ) -> tuple[Step, ...]:
     """The blocks of a composition, loaded from the checkpoint; identities are nothing."""
-    tensors, held = unit_tensors(model), set(units_of(model.hybrid))
+    tensors, held = unit_tensors(model.hybrid, model.variables), set(units_of(model.hybrid))
     steps = []
     for unit in (unit for unit in composition.units() if unit in held):
         exported = export_program(model.hybrid, model.variables, unit)

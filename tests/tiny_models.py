@@ -1,5 +1,6 @@
 """Distilled pairs that no training made: random weights, and statistics that differ by stream."""
 
+import dataclasses
 import functools
 
 import jax
@@ -58,6 +59,4 @@ def images_of(model: workdir.TrainedModel, count: int, seed: int = 0) -> np.ndar
 
 def few(source: sources.Source, count: int) -> sources.Source:
     """The first examples of a split."""
-    return sources.Source(
-        source.name, source.split, source.classes, source.records, source.indices[:count]
-    )
+    return dataclasses.replace(source, indices=source.indices[:count])

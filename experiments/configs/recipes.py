@@ -1,4 +1,4 @@
-"""What the configs share: the PyTorch baseline's recipe, and a short one for digits."""
+"""What the configs share: the PyTorch baseline's recipe, one for digits, one for many labels."""
 
 import dataclasses
 from typing import Any
@@ -8,6 +8,9 @@ from ml_collections import ConfigDict, config_dict
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.objective import Objective
 from pwl_jax.training.optimizer import OptimizerConfig
+
+LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
+"""Fields of a ResNet whose images are large: the stem of the ImageNet networks."""
 
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
 
@@ -97,5 +100,41 @@ def digits(
             eval_batch_size=128,
             converter_init="least_squares",
             calibration_examples=1_024,
+        ),
+    )
+
+
+def multi_label(
+    pair: str,
+    data: str,
+    overrides: dict[str, Any],
+    epochs: int,
+    batch_size: int = 64,
+    flip: bool = False,
+    learning_rate: float = 3e-3,
+) -> ConfigDict:
+    """One network by itself on images of several labels: AdamW, small crops, no distillation.
+
+    Args:
+      pair: registry name; `--network` says which of its networks is trained.
+      data: name of the set.
+      overrides: fields of both networks, `classes` among them.
+      epochs: budget.
+      batch_size: examples a step.
+      flip: whether images may be mirrored.
+      learning_rate: peak.
+    """
+    optimizer = OptimizerConfig(
+        name="adamw", learning_rate=learning_rate, weight_decay=1e-2, warmup_steps=100
+    )
+    return _config(
+        pair=pair,
+        pair_overrides=overrides,
+        data={"name": data, "validation_fraction": 0.1},
+        augmentation={"flip": flip, "crop_padding": -1},
+        batch_size=batch_size,
+        seed=0,
+        teacher=_section(
+            optimizer, Objective(), epochs=epochs, eval_every_epochs=max(epochs // 10, 1)
         ),
     )

@@ -1,7 +1,7 @@
 """The entries of a manifest, and how each is read from JSON and checked by itself."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pwl_jax.bundle import strict_json
@@ -182,14 +182,18 @@ def _read_named_rung(record: Mapping[str, Any], where: str) -> Rung:
     return rung
 
 
+_ACCURACIES = [
+    f"{name}{end}" for name in ("top1", "mean_average_precision") for end in ("", "_test")
+]
+
+
 def read_rung(value: Any, where: str) -> LadderRung:
     """A rung of the ladder whose name, composition and bits agree; raises UserError."""
     names = [field.name for field in dataclasses.fields(LadderRung) if field.name != "rung"]
     record = strict_json.fields(value, where, ["name", "composition", "bits", *names])
     return LadderRung(
         rung=_read_named_rung(record, where),
-        top1=strict_json.number(record["top1"], f"{where}.top1", optional=True),
-        top1_test=strict_json.number(record["top1_test"], f"{where}.top1_test", optional=True),
+        **_read_accuracies(record, names, where),
         shards=strict_json.strings(record["shards"], f"{where}.shards"),
         shard_bytes=strict_json.size(record["shard_bytes"], f"{where}.shard_bytes"),
         cumulative_bytes=strict_json.size(record["cumulative_bytes"], f"{where}.cumulative_bytes"),
@@ -198,15 +202,24 @@ def read_rung(value: Any, where: str) -> LadderRung:
 
 def read_measurement(value: Any, where: str) -> Measurement:
     """A measurement of such a rung; raises UserError."""
-    names = ["name", "composition", "bits", "split", "top1", "loss", "examples"]
-    record = strict_json.fields(value, where, names)
-    top1 = strict_json.number(record["top1"], f"{where}.top1")
+    names = [field.name for field in dataclasses.fields(Measurement) if field.name != "rung"]
+    record = strict_json.fields(value, where, ["name", "composition", "bits", *names])
     loss = strict_json.number(record["loss"], f"{where}.loss")
-    assert top1 is not None and loss is not None
+    assert loss is not None
     return Measurement(
         rung=_read_named_rung(record, where),
         split=strict_json.typed(record["split"], str, f"{where}.split"),
-        top1=top1,
         loss=loss,
+        **_read_accuracies(record, names, where),
         examples=strict_json.size(record["examples"], f"{where}.examples"),
     )
+
+
+def _read_accuracies(
+    record: Mapping[str, Any], names: Sequence[str], where: str
+) -> dict[str, float | None]:
+    return {
+        name: strict_json.number(record[name], f"{where}.{name}", optional=True)
+        for name in names
+        if name in _ACCURACIES
+    }

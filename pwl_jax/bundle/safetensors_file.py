@@ -13,14 +13,14 @@ from pwl_jax.bundle.errors import BundleError
 from pwl_jax.precision import byte_count, canonical_json, dtype_name, item_bytes, numpy_dtype
 
 _LENGTH = struct.Struct("<Q")
-_DTYPES = {
+DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_METADATA = "__metadata__"
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+METADATA = "__metadata__"
 
 
 class SafetensorsLayout:
@@ -40,7 +40,7 @@ class SafetensorsLayout:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Lays out tensors given by (dtype, shape)."""
-        header: dict[str, Any] = {} if metadata is None else {_METADATA: dict(metadata)}
+        header: dict[str, Any] = {} if metadata is None else {METADATA: dict(metadata)}
         at = 0
         self._tensors = dict(tensors)
         starts: dict[str, int] = {}
@@ -105,9 +105,9 @@ def read_safetensors(data: bytes, where: str) -> dict[str, np.ndarray]:
         raise BundleError(f"{where} is no readable .safetensors file: {error}") from error
     tensors = {}
     for name, entry in entries:
-        if entry["dtype"] not in _DTYPES:
+        if entry["dtype"] not in DTYPES:
             raise BundleError(f"{where}: tensor '{name}' has the unknown type {entry['dtype']}")
-        dtype = numpy_dtype(_DTYPES[entry["dtype"]])
+        dtype = numpy_dtype(DTYPES[entry["dtype"]])
         tensors[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
     return tensors
 
@@ -123,5 +123,5 @@ def read_metadata(data: bytes, where: str) -> dict[str, str]:
     if length > len(data) - start:
         raise BundleError(f"{where} declares a header of {length} bytes; the file is shorter")
     header = strict_json.items(strict_json.parse(data[start : start + length], where), where)
-    metadata = strict_json.items(header.get(_METADATA, {}), f"{where}: metadata")
+    metadata = strict_json.items(header.get(METADATA, {}), f"{where}: metadata")
     return {name: strict_json.typed(v, str, f"{where}: {name}") for name, v in metadata.items()}

@@ -176,7 +176,7 @@ class BundleWriter:
         self,
         *,
         pair: Mapping[str, Any],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         classes: Sequence[str],
         blocks: int,
         ladder: Sequence[Rung] = (),
@@ -188,12 +188,12 @@ class BundleWriter:
 
         Args:
           pair: the pair's complete spec.
-          preprocessing: of the network's input.
+          preprocessing: of the network's input; None for tensors of no known network.
           classes: names of the classes.
           blocks: N.
-          ladder: rungs in the order of climbing. Shards and bytes are worked out here; `top1` is
-            the measurement on the split `measured_on["split"]` ("validation" if not given),
-            `top1_test` the one on "test".
+          ladder: rungs in the order of climbing. Shards and bytes are worked out here; accuracy
+            is that measured on the split `measured_on["split"]` ("validation" if not given),
+            fields in `_test` that on "test".
           measurements: everything measured.
           measured_on: JSON-able: dataset, split, examples, how the order was selected.
           created_with: versions; no dates, so that equal input gives equal bytes.
@@ -205,7 +205,7 @@ class BundleWriter:
         split = measured_on.get("split") or "validation"
         manifest = Manifest(
             pair=pair,
-            preprocessing=preprocessing.to_dict(),
+            preprocessing={} if preprocessing is None else preprocessing.to_dict(),
             classes=tuple(classes),
             blocks=blocks,
             stages=self._stages,
@@ -308,7 +308,7 @@ class BundleWriter:
     def _ladder(
         self, rungs: Sequence[Rung], measurements: Sequence[Measurement], split: str
     ) -> tuple[LadderRung, ...]:
-        top1 = {(entry.rung, entry.split): entry.top1 for entry in measurements}
+        found = {(entry.rung, entry.split): entry for entry in measurements}
         order = fetch_order(
             rungs,
             self._stages,
@@ -318,8 +318,8 @@ class BundleWriter:
         return tuple(
             LadderRung(
                 rung=rung,
-                top1=top1.get((rung, split)),
-                top1_test=top1.get((rung, "test")),
+                **_accuracy(found.get((rung, split)), ""),
+                **_accuracy(found.get((rung, "test")), "_test"),
                 shards=fetch.shards,
                 shard_bytes=fetch.shard_bytes,
                 cumulative_bytes=fetch.cumulative_bytes,
@@ -341,6 +341,12 @@ class BundleWriter:
             yield
         except OSError as error:
             raise BundleError(f"{self._address}: {error.strerror or error}") from error
+
+
+def _accuracy(found: Measurement | None, suffix: str) -> dict[str, float | None]:
+    """The fields of a rung that hold what was measured on one split."""
+    fields = ("top1", "mean_average_precision")
+    return {f"{field}{suffix}": getattr(found, field, None) for field in fields}
 
 
 def _entry(array: np.ndarray) -> TensorEntry:

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 from pwl_jax.bundle.preprocessing import Preprocessing
-from pwl_jax.data.sources import DataError, Source
+from pwl_jax.data.source import DataError, Source
 
 CACHE_BYTES = 1 << 30
 """Prepared images are kept in memory where the whole split takes no more than this."""
@@ -23,6 +23,7 @@ Batch = dict[str, np.ndarray]
 class PreparedSource:
     """A source whose images have the network's input size, each decoded at most once.
 
+    Labels are int32, a class each, or multi-hot uint8[classes] where the source is multi-label.
     Where the whole split fits in `cache_bytes`, prepared images stay in one uint8 array.
     """
 
@@ -33,7 +34,7 @@ class PreparedSource:
         self.preprocessing = preprocessing
         shape = (len(source), *preprocessing.input_shape)
         self._images = np.zeros(shape, np.uint8) if math.prod(shape) <= cache_bytes else None
-        self._labels = np.zeros(len(source), np.int32)
+        self._labels = self._empty_labels(len(source))
         self._ready = np.zeros(len(source), bool)
 
     def __len__(self) -> int:
@@ -47,16 +48,17 @@ class PreparedSource:
 
         Returns:
           `{"image": uint8[b, height, width, channels], "label": int32[b], "index": int32[b]}`,
-          `index` being the example's place in the data set (see `Source`).
+          `label` being uint8[b, classes] where the source is multi-label, and `index` the
+          example's place in the data set (see `Source`).
         """
         positions = np.asarray(positions, np.int64)
         index = self.source.indices[positions].astype(np.int32)
         images = self._images
         if images is None:
-            examples = [self._read(position) for position in positions]
             shape = (len(positions), *self.preprocessing.input_shape)
-            stacked = np.array([image for image, _ in examples], np.uint8).reshape(shape)
-            labels = np.array([label for _, label in examples], np.int32)
+            stacked, labels = np.zeros(shape, np.uint8), self._empty_labels(len(positions))
+            for row, position in enumerate(positions):
+                stacked[row], labels[row] = self._read(position)
             return {"image": stacked, "label": labels, "index": index}
         # Two threads may both prepare an example: they write the same bytes, then mark it ready.
         for position in positions[~self._ready[positions]]:
@@ -64,13 +66,21 @@ class PreparedSource:
             self._ready[position] = True
         return {"image": images[positions], "label": self._labels[positions], "index": index}
 
-    def _read(self, position: int) -> tuple[np.ndarray, int]:
+    def _empty_labels(self, count: int) -> np.ndarray:
+        if self.source.multi_label:
+            return np.zeros((count, len(self.source.classes)), np.uint8)
+        return np.zeros(count, np.int32)
+
+    def _read(self, position: int) -> tuple[np.ndarray, Any]:
         example = self.source[position]
         return self.preprocessing.prepare(example["image"]), example["label"]
 
 
 def in_memory(source: Source, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """All prepared images uint8[n, height, width, channels] and labels int32[n], in order."""
+    """All prepared images uint8[n, height, width, channels] and their labels, in order.
+
+    Labels are int32[n], or uint8[n, classes] where the source is multi-label.
+    """
     batch = PreparedSource(source, preprocessing, cache_bytes=0).batch(np.arange(len(source)))
     return batch["image"], batch["label"]
 
@@ -144,7 +154,8 @@ def train_iterator(
 
     Returns:
       Iterator of `{"image": uint8[b, height, width, channels], "label": int32[b],
-      "index": int32[b]}` with b = batch_size / process_count; `index` as in `Source`.
+      "index": int32[b]}` with b = batch_size / process_count; `label` and `index` as in
+      `PreparedSource.batch`.
 
     Raises:
       DataError: no images, a bad number, or a batch that does not divide among the processes.
@@ -189,8 +200,8 @@ def eval_batches(source: PreparedSource, batch_size: int) -> Iterator[Batch]:
     """Every image once, in order, in batches of one shape.
 
     Yields `{"image": uint8[b, height, width, channels], "label": int32[b], "index": int32[b],
-    "weight": f32[b]}` with b = batch_size; the last batch is filled up with examples of weight 0,
-    so that weighted sums over all batches are exact.
+    "weight": f32[b]}` with b = batch_size and `label` as in `PreparedSource.batch`; the last batch
+    is filled up with examples of weight 0, so that weighted sums over all batches are exact.
 
     Raises:
       DataError: a batch_size below 1.

@@ -1,5 +1,5 @@
 """From a checkpoint to a bundle."""
 
-from pwl_jax.export.exporter import export_bundle
+from pwl_jax.export.exporter import BundleOptions, export_bundle, versions
 
-__all__ = ["export_bundle"]
+__all__ = ["BundleOptions", "export_bundle", "versions"]

@@ -1,90 +1,137 @@
 """From a checkpoint to a bundle: measure, order, encode, write programs."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 import pwl_jax
 from pwl_jax import precision
-from pwl_jax.bundle import BundleWriter, Manifest
+from pwl_jax.bundle import BundleReader, BundleWriter, Manifest
 from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
 from pwl_jax.export.measure import CODED, Measurer, arriving_bytes, chosen_order, expanded
 from pwl_jax.export.programs import export_program, units_of
-from pwl_jax.hybrid.masks import leaf_names, unit_of
-from pwl_jax.ladder import EXACT, Bits, Composition, Unit, candidate_rungs, paying_rungs
+from pwl_jax.export.sensitivity import planned_widths
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.hybrid.masks import entry_name, leaf_names, unit_of
+from pwl_jax.ladder import EXACT, Bits, Composition, Rung, Unit, candidate_rungs, paying_rungs
+from pwl_jax.models.block_network import Variables
 from pwl_jax.training import workdir
 from pwl_jax.training.evaluation import Evaluator
 from pwl_jax.training.step import device_mesh
 
 PACKAGES = ("jax", "flax", "numpy", "zstandard")
+Model = workdir.TrainedModel | workdir.TrainedNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleOptions:
+    """How tensors are coded, and for whom.
+
+    Attributes:
+      quantization: how codes are chosen.
+      base_budget: bytes of the first stage as a share of the original, 0..1: each tensor gets the
+        bits that its measured sensitivity asks for. None gives all of them the stage's bits.
+      sign_key: Ed25519 private key, as PEM file or key, that signs the manifest.
+      against: a bundle that the client has; only what changed since is written.
+    """
+
+    quantization: precision.Quantization = precision.Quantization()
+    base_budget: float | None = None
+    sign_key: Any = None
+    against: BundleReader | None = None
 
 
 def export_bundle(
-    model: workdir.TrainedModel,
+    model: Model,
     path: str | os.PathLike[str],
     bits: Sequence[Bits],
     validation: sources.Source | None,
     test: sources.Source | None,
     order: Literal["measured", "prefix"] = "measured",
+    options: BundleOptions = BundleOptions(),
 ) -> Manifest:
-    """Writes the bundle of a distilled pair.
+    """Writes the bundle of a distilled pair, or of one network trained by itself.
 
-    Every choice (order of swaps, rungs that are kept) is made on the validation split; the test
-    split is measured and reported, never looked at for a choice. Without data the ladder keeps
-    prefix order, every rung, and no accuracies.
+    Every choice (bits of tensors, order of swaps, rungs that are kept) is made on the validation
+    split; the test split is measured and reported, never looked at for a choice. Without data the
+    ladder keeps prefix order, every rung, and no accuracies. A network by itself climbs in
+    precision alone, and all its rungs are kept.
 
     Args:
-      model: the pair.
+      model: the pair or the network.
       path: folder of the bundle; an existing bundle is replaced.
       bits: precisions every block comes in, ascending, the last one `exact`.
       validation, test: splits to measure on.
       order: `prefix`, or whatever is measurably best.
+      options: how tensors are coded.
 
     Raises:
-      UserError: precisions that make no ladder, or a path that cannot be written.
+      UserError: precisions that make no ladder, a budget that cannot be kept or has no data to be
+        spent by, or a path that cannot be written.
     """
-    try:
-        stages = precision.check_stages(bits)
-        candidate_rungs(Composition.prefixes(model.hybrid.num_blocks), stages)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    stages = (EXACT,) if options.against is not None else _checked(bits, options)
+    hybrid, variables = _as_hybrid(model)
     # First of all, so that a path that cannot be written is said before anything is measured.
-    with BundleWriter(path) as writer:
-        tensors = unit_tensors(model)
+    with BundleWriter(path, sign_key=options.sign_key, against=options.against) as writer:
+        evaluator = Evaluator(hybrid, device_mesh())
+        prepared = [_prepared(model, source) for source in (validation, test)]
+        widths: dict[str, tuple[Bits, ...]] = {}
+        if options.base_budget is not None and options.against is None:
+            if prepared[0] is None:
+                raise UserError(
+                    "a budget is spent by measured sensitivity; expected validation data"
+                )
+            widths = planned_widths(
+                evaluator, variables, stages, options.base_budget, prepared[0], options.quantization
+            )
+        tensors = unit_tensors(hybrid, variables)
         for unit, arrays in tensors.items():
             coded = unit.kind in CODED
-            writer.add_unit(unit, arrays, stages if coded else stages[-1:])
-            program = export_program(model.hybrid, model.variables, unit)
+            writer.add_unit(
+                unit,
+                arrays,
+                stages if coded else stages[-1:],
+                widths=widths,
+                quantization=options.quantization,
+            )
+            program = export_program(hybrid, variables, unit)
             writer.add_program(unit, "stablehlo", program.data, program.bindings)
-        choosing, reporting = _measurers(model, stages, validation, test)
+        trees = functools.lru_cache(
+            lambda at: expanded(variables, at, stages, options.quantization, widths)
+        )
+        choosing, reporting = (
+            None if source is None else Measurer(evaluator, trees, source) for source in prepared
+        )
 
         def unit_bytes(unit: Unit) -> float:
             bits = stages[0] if unit.kind in CODED else EXACT
             return arriving_bytes(tensors.get(unit, {}).values(), bits)
 
-        swaps = chosen_order(
-            model.hybrid.num_blocks,
-            stages[0],
-            choosing if order == "measured" else None,
-            unit_bytes,
-        )
-        rungs = candidate_rungs(swaps, stages)
+        if isinstance(model, workdir.TrainedNetwork):
+            rungs = [Rung.uniform(model.composition, stage) for stage in stages]
+        else:
+            measurer = choosing if order == "measured" else None
+            rungs = candidate_rungs(
+                chosen_order(hybrid.num_blocks, stages[0], measurer, unit_bytes), stages
+            )
         if choosing is not None:
             found = choosing.measure(rungs)
-            rungs = paying_rungs(rungs, {rung: found[rung].top1 for rung in rungs})
+            if isinstance(model, workdir.TrainedModel):
+                rungs = paying_rungs(rungs, {rung: found[rung].score for rung in rungs})
         if reporting is not None:
             reporting.measure(rungs)
         return writer.finish(
             pair=model.config.pair.to_dict(),
             preprocessing=workdir.preprocessing_of(model.config),
             classes=_classes(model, validation if validation is not None else test),
-            blocks=model.hybrid.num_blocks,
+            blocks=hybrid.num_blocks,
             ladder=rungs,
             measurements=[
                 entry
@@ -92,52 +139,73 @@ def export_bundle(
                 if measured is not None
                 for entry in measured.measurements()
             ],
-            measured_on=_measured_on(choosing, reporting, order),
-            created_with=_versions(),
+            measured_on=_measured_on(model, choosing, reporting, order, options),
+            created_with=versions(),
         )
 
 
-def unit_tensors(model: workdir.TrainedModel) -> dict[Unit, dict[str, np.ndarray]]:
-    """All tensors of the tree by the unit that they belong to."""
-    units: dict[Unit, dict[str, np.ndarray]] = {u: {} for u in units_of(model.hybrid)}
-    host = jax.device_get(model.variables)
+def unit_tensors(hybrid: HybridNetwork, variables: Variables) -> dict[Unit, dict[str, np.ndarray]]:
+    """The tensors of a tree by the unit that they belong to."""
+    units: dict[Unit, dict[str, np.ndarray]] = {u: {} for u in units_of(hybrid)}
+    host = jax.device_get(variables)
     for name, leaf in zip(leaf_names(host), jax.tree.leaves(host), strict=True):
-        units[unit_of(name, model.hybrid.num_blocks)][name] = np.asarray(leaf)
-    return units
+        units[unit_of(name, hybrid.num_blocks)][name] = np.asarray(leaf)
+    return {unit: arrays for unit, arrays in units.items() if arrays}
 
 
-def _measurers(
-    model: workdir.TrainedModel, stages: Sequence[Bits], *splits: sources.Source | None
-) -> list[Measurer | None]:
-    """One for each split that holds images; they share compiled blocks and expanded weights."""
-    evaluator = Evaluator(model.hybrid, device_mesh())
-    trees = functools.lru_cache(lambda bits: expanded(model.variables, bits, stages))
-    preprocessing = workdir.preprocessing_of(model.config)
-    return [
-        Measurer(evaluator, trees, pipeline.PreparedSource(source, preprocessing))
-        if source is not None and len(source)
-        else None
-        for source in splits
-    ]
+def _checked(bits: Sequence[Bits], options: BundleOptions) -> tuple[Bits, ...]:
+    try:
+        stages = precision.check_stages(bits)
+        candidate_rungs(Composition.prefixes(1), stages)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if options.base_budget is not None and not 0 < options.base_budget <= 1:
+        raise UserError(f"base_budget is {options.base_budget}; expected a share above 0, up to 1")
+    return stages
 
 
-def _classes(model: workdir.TrainedModel, source: sources.Source | None) -> tuple[str, ...]:
+def _as_hybrid(model: Model) -> tuple[HybridNetwork, Variables]:
+    """The network that holds the model, and as much of its tree as the model fills."""
+    if isinstance(model, workdir.TrainedModel):
+        return model.hybrid, model.variables
+    tree, network = model.variables, str(model.config.task)
+    if network == "student":
+        tree = {**tree, "batch_stats": {entry_name(None): tree["batch_stats"]}}
+    return HybridNetwork.from_pair(model.config.pair), {network: tree}
+
+
+def _prepared(model: Model, source: sources.Source | None) -> pipeline.PreparedSource | None:
+    """A split that holds images, as the network takes them."""
+    if source is None or not len(source):
+        return None
+    return pipeline.PreparedSource(source, workdir.preprocessing_of(model.config))
+
+
+def _classes(model: Model, source: sources.Source | None) -> tuple[str, ...]:
     if source is not None:
         return source.classes
     return tuple(str(label) for label in range(model.config.pair.teacher.classes))
 
 
 def _measured_on(
-    choosing: Measurer | None, reporting: Measurer | None, order: str
+    model: Model,
+    choosing: Measurer | None,
+    reporting: Measurer | None,
+    order: str,
+    options: BundleOptions,
 ) -> Mapping[str, object]:
     """What the figures in a manifest stand on."""
     used = choosing or reporting
-    if choosing is None:
+    if isinstance(model, workdir.TrainedNetwork):
+        selection = "one network: every precision is a rung"
+    elif choosing is None:
         selection = "no validation split: prefix order, every rung"
     elif order == "measured":
         selection = "order and rungs were chosen on the validation split"
     else:
         selection = "prefix order; rungs were chosen on the validation split"
+    if options.base_budget is not None:
+        selection += f"; bits were chosen there within {options.base_budget:.1%} of the original"
     return {
         "dataset": used.dataset if used else None,
         "split": choosing.split if choosing else None,
@@ -147,7 +215,8 @@ def _measured_on(
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package and of those that a bundle's bytes depend on."""
     # Run from a checkout, the package is not installed and has no metadata.
     found = {"pwl_jax": pwl_jax.__version__}
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}

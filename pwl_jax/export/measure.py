@@ -1,6 +1,6 @@
 """What is a rung worth: accuracy at the precision a receiver would have."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 
 from pwl_jax import precision
 from pwl_jax.data import pipeline
+from pwl_jax.hybrid.masks import leaf_name
 from pwl_jax.ladder import EXACT, Bits, Composition, Measurement, Rung, Unit, ordering
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training.evaluation import Accuracy, Evaluator, fitting_batch
@@ -23,25 +24,36 @@ MOST_BLOCKS_FOR_ALL = 6
 """With more blocks than this the order is chosen without measuring all 2^N compositions."""
 
 
-def expanded(variables: Variables, bits: Bits, stages: Sequence[Bits]) -> Variables:
+def expanded(
+    variables: Variables,
+    bits: Bits,
+    stages: Sequence[Bits],
+    quantization: precision.Quantization = precision.Quantization(),
+    widths: Mapping[str, Sequence[Bits]] | None = None,
+) -> Variables:
     """The tree as a receiver has it at `bits`: blocks decoded from codes, the rest exact.
 
     Args:
       variables: the exact tree.
       bits: one of `stages`.
       stages: what every block is coded in.
+      quantization: how codes are chosen.
+      widths: of single tensors, by name; see `precision.encode_tensor`.
     """
     if bits == EXACT:
         return variables
 
-    def leaf(array: Any) -> jax.Array:
+    def leaf(path: tuple[Any, ...], array: Any) -> Any:
+        name = leaf_name(path)
+        if name.partition("/")[0] not in CODED:
+            return array
+        planned = (widths or {}).get(name)
         host = np.asarray(array)
-        return jnp.asarray(precision.expand(host, bits, stages))
+        return jnp.asarray(
+            precision.expand(host, bits, stages, quantization=quantization, widths=planned)
+        )
 
-    return {
-        network: jax.tree.map(leaf, tree) if network in CODED else tree
-        for network, tree in variables.items()
-    }
+    return jax.tree_util.tree_map_with_path(leaf, variables)
 
 
 class Measurer:
@@ -90,7 +102,14 @@ class Measurer:
     def measurements(self) -> list[Measurement]:
         """All that was measured so far."""
         return [
-            Measurement(rung, self.split, found.top1, found.loss, found.examples)
+            Measurement(
+                rung,
+                self.split,
+                found.top1,
+                found.loss,
+                found.examples,
+                found.mean_average_precision,
+            )
             for rung, found in self._known.items()
         ]
 
@@ -120,7 +139,7 @@ def chosen_order(
     def gains(compositions: Iterable[Composition]) -> dict[Composition, float]:
         rungs = {c: Rung.uniform(c, lowest) for c in compositions}
         found = measurer.measure(list(rungs.values()))
-        return {composition: found[rung].top1 for composition, rung in rungs.items()}
+        return {composition: found[rung].score for composition, rung in rungs.items()}
 
     # One pass over the data for all that may be asked for, as long as that is not too much.
     few = blocks <= MOST_BLOCKS_FOR_ALL

@@ -9,7 +9,7 @@ import jax.export
 import jax.numpy as jnp
 
 from pwl_jax.hybrid import HybridNetwork
-from pwl_jax.hybrid.masks import leaf_name
+from pwl_jax.hybrid.masks import entry_name, leaf_name
 from pwl_jax.ladder import Unit
 from pwl_jax.models.block_network import Variables
 
@@ -42,13 +42,18 @@ def units_of(hybrid: HybridNetwork) -> list[Unit]:
 def tensor_names(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> dict[str, list[str]]:
     """Names of a unit's tensors in the order of its program's arguments, by entry stream.
 
-    A student block has the stream `own` and one for each boundary before it; everything else has
-    `own` alone.
+    A student block has the stream `own` and one for each boundary before it whose statistics the
+    tree holds; everything else has `own` alone.
     """
     names = jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), variables)
     entries: list[int | None] = [None]
     if unit.kind == "student":
-        entries += range(unit.index)
+        streams = names["student"]["batch_stats"]
+        entries += [
+            boundary
+            for boundary in range(unit.index)
+            if entry_name(boundary if hybrid.per_stream else None) in streams
+        ]
     return {
         OWN_STREAM if entry is None else str(entry): jax.tree.leaves(
             hybrid.unit_variables(names, unit, entry)

@@ -1,5 +1,6 @@
 """Tensors in a few bits first, then to the bit. NumPy and zstandard; any arrays."""
 
+from pwl_jax.precision.bit_plan import Choice, plan_bits
 from pwl_jax.precision.delta import encode_delta
 from pwl_jax.precision.dtypes import (
     byte_count,
@@ -10,6 +11,7 @@ from pwl_jax.precision.dtypes import (
 )
 from pwl_jax.precision.errors import PrecisionError
 from pwl_jax.precision.payload import StagePayload, canonical_json, check_header
+from pwl_jax.precision.quantizer import Quantization
 from pwl_jax.precision.tensor_code import (
     check_stages,
     decode_tensor,
@@ -20,7 +22,9 @@ from pwl_jax.precision.tensor_code import (
 )
 
 __all__ = [
+    "Choice",
     "PrecisionError",
+    "Quantization",
     "StagePayload",
     "byte_count",
     "canonical_json",
@@ -34,6 +38,7 @@ __all__ = [
     "is_exact",
     "item_bytes",
     "numpy_dtype",
+    "plan_bits",
     "quantizable",
     "tensor_sha256",
 ]

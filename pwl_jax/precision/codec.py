@@ -1,18 +1,44 @@
 """Named byte codecs. What a name means never changes; a better coder gets a new name."""
 
+from collections.abc import Sequence
+
 import zstandard
 
 from pwl_jax.precision.errors import PrecisionError
 
 CODECS = ("raw", "zstd")
 _LEVEL = 3
+# In noise there is nothing to match: what looks like it costs more than its bytes' own codes.
+_NO_MATCHES = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST,
+    window_log=18,
+    hash_log=6,
+    chain_log=6,
+    search_log=1,
+    min_match=7,
+)
 
 
 def encode(data: bytes) -> tuple[str, bytes]:
     """The name of the codec that makes `data` smallest, and what it makes of it."""
     coded = zstandard.ZstdCompressor(level=_LEVEL).compress(data)
-    # Under one percent is not worth the decoder's time.
-    return ("zstd", coded) if len(coded) < len(data) - len(data) // 128 else ("raw", bytes(data))
+    return ("zstd", coded) if _pays(coded, len(data)) else ("raw", bytes(data))
+
+
+def encode_noise(pieces: Sequence[bytes]) -> tuple[str, bytes]:
+    """As `encode`, of pieces joined, in which only the frequencies of bytes are worth coding.
+
+    Each piece has a code of its own, of blocks that end with it.
+    """
+    size = sum(map(len, pieces))
+    coder = zstandard.ZstdCompressor(compression_params=_NO_MATCHES).compressobj(size=size)
+    coded = bytearray()
+    for piece in pieces:
+        if piece:
+            coded += coder.compress(piece)
+            coded += coder.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    coded += coder.flush()
+    return ("zstd", bytes(coded)) if _pays(coded, size) else ("raw", b"".join(pieces))
 
 
 def decode(codec: str, data: bytes | memoryview, size: int) -> bytes | memoryview:
@@ -38,3 +64,8 @@ def decode(codec: str, data: bytes | memoryview, size: int) -> bytes | memoryvie
     if len(decoded) != size:
         raise PrecisionError(f"a zstd frame of {len(decoded)} bytes where {size} are declared")
     return decoded
+
+
+def _pays(coded: bytes | bytearray, size: int) -> bool:
+    """Under one percent is not worth the decoder's time."""
+    return len(coded) < size - size // 128

@@ -1,64 +1,80 @@
-"""A tensor as the difference to an earlier version of it, bit for bit.
-
-Bit patterns are subtracted modulo 2^width, so every step has an exact inverse whatever the values.
-"""
+"""A tensor from an earlier version of itself: what a new model sends to who has the old one."""
 
 import numpy as np
 
-from pwl_jax.precision import dtypes, residual
+from pwl_jax.ladder import EXACT
+from pwl_jax.precision import dtypes, planes
 from pwl_jax.precision.errors import PrecisionError
-from pwl_jax.precision.payload import StagePayload, pack_parts, unpack_parts
-
-DELTA_KINDS = ("delta", "same")
+from pwl_jax.precision.exact_code import encode_exact
+from pwl_jax.precision.payload import Part, PartReader, StagePayload, payload_of
 
 
 def encode_delta(array: np.ndarray, previous: np.ndarray) -> StagePayload:
-    """An array by what changed since `previous`: kind `same`, `delta`, or `exact` if smaller.
-
-    Args:
-      array, previous: any arrays; of other shapes or types, the result is `exact`.
+    """What leads from `previous` to `array`, both of any type and layout.
 
     Returns:
-      A payload of stage "exact"; `same` and `delta` hold the SHA-256 of `previous` as `base`.
+      A payload of stage "exact": of kind `same` or `delta`, tied to `previous` by its SHA-256; or
+      of kind `exact`, where the two differ in type or shape or where that is smaller.
 
     Raises:
-      PrecisionError: a dtype that cannot be coded.
+      PrecisionError: a type that cannot be coded.
     """
     array, previous = np.asarray(array), np.asarray(previous)
     dtype = dtypes.dtype_name(array)
     common = {"dtype": dtype, "shape": list(array.shape)}
-    new = dtypes.patterns_of(array)
-    turned = residual.exponent_first(new) if dtype in dtypes.FLOATS else new
-    exact = pack_parts("exact", {"kind": "exact", **common}, residual.byte_planes(turned))
-    if (dtypes.dtype_name(previous), previous.shape) != (dtype, array.shape):
-        return exact
-    old = dtypes.patterns_of(previous)
-    base = dtypes.tensor_sha256(previous)
+    new, old = dtypes.patterns_of(array), dtypes.patterns_of(previous)
+    if dtypes.dtype_name(previous) != dtype or previous.shape != array.shape:
+        return encode_exact(EXACT, common, new)
+    header = {**common, "base": dtypes.tensor_sha256(previous)}
     if np.array_equal(new, old):
-        return pack_parts("exact", {"kind": "same", "base": base, **common}, [])
-    planes = residual.byte_planes(residual.residual(new, old))
-    delta = pack_parts("exact", {"kind": "delta", "base": base, **common}, planes)
-    return delta if delta.byte_count < exact.byte_count else exact
+        return payload_of(EXACT, {**header, "kind": "same"}, [])
+    steps = [_steps(new[here], old[here], dtype) for here in planes.slices(new.size)]
+    nonzero = sum(int(np.count_nonzero(values)) for values in steps)
+    many = bool((new.size - nonzero) * new.itemsize * 4 > new.size)
+    parts: list[Part] = []
+    for values in steps:
+        parts += planes.encode_slice(values, many)
+    delta = payload_of(EXACT, {**header, "kind": "delta", "zeros": many}, parts)
+    whole = encode_exact(EXACT, common, new)
+    return delta if delta.byte_count < whole.byte_count else whole
 
 
 def decode_delta(payload: StagePayload, previous: np.ndarray | None) -> np.ndarray:
-    """The array that `encode_delta` made a `delta` or `same` of, given the same `previous`.
+    """The array that `encode_delta` was given.
+
+    Args:
+      payload: of kind `same` or `delta`, with a checked header.
+      previous: the earlier version.
 
     Raises:
-      PrecisionError: no `previous`, or another one, or damaged data.
+      PrecisionError: another tensor than the one it was made from, or damaged data.
     """
     header = payload.header
     dtype, shape = header["dtype"], tuple(header["shape"])
     if previous is None:
-        raise PrecisionError(f"kind '{header['kind']}' needs the previous version of the tensor")
-    if (dtypes.dtype_name(previous), previous.shape) != (dtype, shape):
-        raise PrecisionError("a difference to a tensor of another dtype or shape")
-    if dtypes.tensor_sha256(previous) != header["base"]:
-        raise PrecisionError("a difference to another version than the one given")
+        raise PrecisionError(f"kind '{header['kind']}' begins at an earlier tensor; none is given")
     old = dtypes.patterns_of(previous)
+    # Without ml_dtypes an array of bit patterns stands for bfloat16.
+    fits = previous.shape == shape and old.itemsize == dtypes.item_bytes(dtype)
+    if not fits or dtypes.tensor_sha256(previous) != header["base"]:
+        raise PrecisionError("a delta belongs to another tensor than the one given")
     if header["kind"] == "same":
-        unpack_parts(payload, [])
         return dtypes.array_of(old.copy(), dtype, shape)
-    planes = unpack_parts(payload, [old.size] * old.itemsize)
-    differences = residual.from_planes(planes, dtypes.pattern_dtype(dtype))
-    return dtypes.array_of(residual.restored(differences, old), dtype, shape)
+    reader = PartReader(payload)
+    out = np.empty_like(old)
+    for here in planes.slices(out.size):
+        planes.decode_slice(reader, header["zeros"], out[here])
+        differences = planes.unzigzag(out[here])
+        if dtype in dtypes.FLOATS:
+            out[here] = planes.ordered(differences + planes.ordered(old[here]))
+        else:
+            out[here] = differences + old[here]
+    reader.finish()
+    return dtypes.array_of(out, dtype, shape)
+
+
+def _steps(new: np.ndarray, old: np.ndarray, dtype: str) -> np.ndarray:
+    """Differences of patterns in the order of their values, zigzag."""
+    if dtype in dtypes.FLOATS:
+        new, old = planes.ordered(new), planes.ordered(old)
+    return planes.zigzag(new - old)

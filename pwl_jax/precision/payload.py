@@ -12,9 +12,21 @@ from pwl_jax.precision import codec, dtypes
 from pwl_jax.precision.errors import PrecisionError
 from pwl_jax.precision.packing import WIDTHS
 
-KINDS = ("exact", "codes", "finer", "residual", "delta", "same")
-UPDATES = ("finer", "residual", "delta", "same")
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "exact": ("zeros",),
+    "codes": ("bits", "axis", "group", "affine"),
+    "finer": ("bits", "base", "zeros"),
+    "residual": ("base", "zeros"),
+    "same": ("base",),
+    "delta": ("base", "zeros"),
+}
+"""Kinds of payloads, with the header's fields that not all of them have."""
+
+_COMMON = ("kind", "dtype", "shape", "parts")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+Part = tuple[str, bytes]
+"""The name of a codec, and what it made of some bytes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,8 +35,9 @@ class StagePayload:
 
     Attributes:
       stage: the stage of the bundle with which it arrives.
-      header: JSON-able: `kind`, `dtype`, `shape`, `parts` ([codec, bytes] each); `bits` for codes
-        and finer ones, `axis` for codes, `base` (a digest) for updates.
+      header: JSON-able: `kind`, `dtype`, `shape`, `parts` ([codec, bytes] each), and the fields
+        that `FIELDS` names for the kind. `base` ties an update: the digest of the payload before
+        it, or the SHA-256 of the tensor that a delta begins at.
       data: the parts, one after the other.
     """
 
@@ -50,30 +63,43 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def pack_parts(stage: Bits, header: Mapping[str, Any], parts: Sequence[bytes]) -> StagePayload:
-    """A payload whose parts are coded each by the codec that suits it."""
-    coded = [codec.encode(part) for part in parts]
-    header = {**header, "parts": [[name, len(data)] for name, data in coded]}
-    return StagePayload(stage, header, b"".join(data for _, data in coded))
+def payload_of(stage: Bits, header: Mapping[str, Any], parts: Sequence[Part]) -> StagePayload:
+    """A payload of coded parts."""
+    header = {**header, "parts": [[name, len(data)] for name, data in parts]}
+    return StagePayload(stage, header, b"".join(data for _, data in parts))
 
 
-def unpack_parts(payload: StagePayload, sizes: Sequence[int]) -> list[bytes | memoryview]:
-    """The decoded parts, which must have exactly these sizes.
+class PartReader:
+    """The parts of a payload, decoded one after the other."""
 
-    Raises:
-      PrecisionError: another number of parts, missing or surplus bytes, or a damaged part.
-    """
-    parts = payload.header["parts"]
-    if len(parts) != len(sizes):
-        raise PrecisionError(f"{len(parts)} parts where {len(sizes)} are expected")
-    view = memoryview(payload.data)
-    if payload.byte_count != len(view):
-        raise PrecisionError(f"{len(view)} bytes of data where {payload.byte_count} are declared")
-    decoded, start = [], 0
-    for (name, stored), size in zip(parts, sizes, strict=True):
-        decoded.append(codec.decode(name, view[start : start + stored], size))
-        start += stored
-    return decoded
+    def __init__(self, payload: StagePayload) -> None:
+        """Makes sure that the data have the declared size; raises PrecisionError."""
+        self._view = memoryview(payload.data)
+        if payload.byte_count != len(self._view):
+            raise PrecisionError(
+                f"{len(self._view)} bytes of data where {payload.byte_count} are declared"
+            )
+        self._parts = payload.header["parts"]
+        self._next = self._start = 0
+
+    def next(self, size: int) -> bytes | memoryview:
+        """The next part, which must have this size when decoded.
+
+        Raises:
+          PrecisionError: there is none, or it is damaged or of another size.
+        """
+        if self._next == len(self._parts):
+            raise PrecisionError(f"{len(self._parts)} parts are fewer than expected")
+        name, stored = self._parts[self._next]
+        data = self._view[self._start : self._start + stored]
+        self._next += 1
+        self._start += stored
+        return codec.decode(name, data, size)
+
+    def finish(self) -> None:
+        """Raises PrecisionError if parts are left."""
+        if self._next < len(self._parts):
+            raise PrecisionError(f"{len(self._parts)} parts where {self._next} are expected")
 
 
 def check_header(header: Any) -> None:
@@ -85,12 +111,9 @@ def check_header(header: Any) -> None:
     if not isinstance(header, dict):
         raise PrecisionError(f"a payload's header is a {type(header).__name__}, not an object")
     kind = header.get("kind")
-    if kind not in KINDS:
-        raise PrecisionError(f"unknown kind {kind!r} of payload; expected {', '.join(KINDS)}")
-    fields = {"kind", "dtype", "shape", "parts"}
-    fields |= {"bits"} if kind in ("codes", "finer") else set()
-    fields |= {"axis"} if kind == "codes" else set()
-    fields |= {"base"} if kind in UPDATES else set()
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise PrecisionError(f"unknown kind {kind!r} of payload; expected {', '.join(FIELDS)}")
+    fields = {*_COMMON, *FIELDS[kind]}
     if set(header) != fields:
         raise PrecisionError(
             f"the header of '{kind}' has fields {sorted(header)}, expected {sorted(fields)}"
@@ -105,12 +128,21 @@ def check_header(header: Any) -> None:
         raise PrecisionError(f"parts {parts!r} are no list of [codec, bytes]")
     if "bits" in fields and not (_is_size(header["bits"]) and header["bits"] in WIDTHS):
         raise PrecisionError(f"{header['bits']!r} bits a code; expected 2 to 8")
-    if "axis" in fields and not (_is_size(header["axis"]) and header["axis"] < len(shape)):
-        raise PrecisionError(f"axis {header['axis']!r} of a tensor of {len(shape)} axes")
+    if "axis" in fields and header["axis"] is not None:
+        axis = header["axis"]
+        if not _is_size(axis) or axis not in {0, len(shape) - 1} or not shape:
+            raise PrecisionError(f"axis {axis!r} of {len(shape)}; expected the first or the last")
+    if "group" in fields and not (_is_size(header["group"]) and header["group"]):
+        raise PrecisionError(f"groups of {header['group']!r} values; expected 1 or more")
+    for flag in fields & {"affine", "zeros"}:
+        if type(header[flag]) is not bool:
+            raise PrecisionError(f"{flag} is {header[flag]!r}; expected true or false")
     if "base" in fields and not _is_sha256(header["base"]):
         raise PrecisionError(f"base {header['base']!r} is no SHA-256 in hexadecimal")
     if kind in ("codes", "finer", "residual") and header["dtype"] not in dtypes.FLOATS:
         raise PrecisionError(f"'{kind}' of a tensor of {header['dtype']}; only floats are coded")
+    if kind == "same" and parts:
+        raise PrecisionError(f"'same' with parts {parts!r}; expected none")
 
 
 def _is_size(value: Any) -> bool:

@@ -1,93 +1,159 @@
-"""Symmetric quantization, one scale a channel, found by the least squared error."""
+"""Uniform quantization: symmetric or affine; per tensor, channel or group.
+
+A value is `code * scale`, where a code is a signed number of steps from zero. A scale is a float
+with three bits of mantissa: 3 % away from any number, and 12 bits wide.
+"""
 
 import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from pwl_jax.precision.dtypes import float_values
 from pwl_jax.precision.errors import PrecisionError
+from pwl_jax.precision.grid import Grid
 from pwl_jax.precision.packing import WIDTHS
 
-# Fractions of a channel's largest magnitude that are tried as the end of its grid. Few bits are
-# better spent on the many small values; eight bits hardly ever clip.
-_CLIPS = np.linspace(1.1, 0.3, 33, dtype=np.float32)
-# Values a channel on which the search is done; more change nothing that can be measured.
-_SAMPLES = 2048
+Scheme = Literal["symmetric", "affine"]
+Granularity = Literal["tensor", "channel", "group"]
+ScaleRule = Literal["minmax", "mse", "percentile"]
+
+SCALE_SHIFT = 20
+"""A scale is stored as its float32 pattern without the lowest 20 bits, which are zero."""
+
 # Keeps every product of code and scale a normal number, also after refinement, so that hosts that
 # flush subnormals to zero decode the same bits.
-_LEAST_SCALE = np.float32(2.0**-100)
-_MOST_SCALE = np.float32(2.0**110)
+_LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**110
+MOST_STORED_SCALE = int(np.float32(_MOST_SCALE).view("<u4")) >> SCALE_SHIFT
+# Scales tried by the search, an eighth of an octave apart. Few bits are better spent on the many
+# small values; where a scale serves thousands, the largest are outliers.
+_TRIED, _TRIED_OF_MANY, _MANY = 12, 24, 256
+# Values searched at a time, and looked at of one channel: more change nothing that can be measured.
+_BLOCK, _SAMPLES = 1 << 17, 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How the codes of a tensor are chosen.
+
+    Attributes:
+      scheme: `symmetric`: codes -2^(bits-1) to 2^(bits-1) - 1; `affine`: as many codes, moved so
+        that they cover the group's range, which always includes 0.
+      granularity: what shares a scale: the tensor, a channel, or a group of a channel's values.
+      group_size: values in a group, at least 1; in C order along all axes but the channels'.
+      channel_axis: 0, or -1 for the last.
+      scale: `minmax`: nothing is clipped; `mse`: the least squared error; `percentile`: what lies
+        beyond a percentile of the magnitudes is clipped.
+      percentile: above 50, up to 100.
+
+    Raises:
+      PrecisionError: a value other than these.
+    """
+
+    scheme: Scheme = "symmetric"
+    granularity: Granularity = "group"
+    group_size: int = 64
+    channel_axis: Literal[0, -1] = -1
+    scale: ScaleRule = "mse"
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("scheme", get_args(Scheme)),
+            ("granularity", get_args(Granularity)),
+            ("scale", get_args(ScaleRule)),
+            ("channel_axis", (0, -1)),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                expected = ", ".join(map(str, known))
+                raise PrecisionError(f"{field} is {value!r}; expected one of {expected}")
+        if type(self.group_size) is not int or self.group_size < 1:
+            raise PrecisionError(f"group_size is {self.group_size!r}; expected 1 or more")
+        if not 50 < self.percentile <= 100:
+            raise PrecisionError(f"percentile is {self.percentile}; expected above 50, to 100")
+
+    def axis_and_group(self, shape: tuple[int, ...]) -> tuple[int | None, int]:
+        """The axis of channels (None: there is but one) and the values that share a scale."""
+        if self.granularity == "tensor":
+            return None, math.prod(shape)
+        axis = 0 if self.channel_axis == 0 else len(shape) - 1
+        values = math.prod(shape) // shape[axis]
+        return axis, values if self.granularity == "channel" else min(self.group_size, values)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """Codes on a grid: value = code * scale of the channel.
+    """Codes and their scales.
 
     Attributes:
-      codes: int8 or, once refined, int16, in the tensor's shape.
-      scales: f32[channels], finite, not negative.
-      bits: width of a code; after refinement the width that the grid's step corresponds to.
-      axis: the axis of channels.
+      stored: u8[size], codes as they are packed: `code + zero point`, in 0..2^bits - 1.
+      scales: f32[*grid.scales_shape], with three bits of mantissa; 0 where all values are 0.
+      zero_points: u8[*grid.scales_shape], or None where all are 2^(bits-1).
+      bits: width of a code.
+      grid: which elements share a scale.
     """
 
-    codes: np.ndarray
+    stored: np.ndarray
     scales: np.ndarray
+    zero_points: np.ndarray | None
     bits: int
-    axis: int = -1
+    grid: Grid
 
 
-def quantize(array: np.ndarray, bits: int, axis: int = -1) -> QuantizedTensor:
-    """The nearest codes in -2^(bits-1) .. 2^(bits-1) - 1 on the best grid of each channel.
+def quantize(
+    array: np.ndarray, bits: int, quantization: Quantization = Quantization()
+) -> QuantizedTensor:
+    """The nearest codes on the grid that the rule chooses.
 
     NaN takes code 0, an infinity the last code on its side.
 
     Args:
-      array: float tensor of at least one axis.
+      array: float tensor of at least one axis and one element.
       bits: 2 to 8.
-      axis: the axis of channels.
+      quantization: the rule.
 
     Raises:
       PrecisionError: another width.
     """
     if bits not in WIDTHS:
         raise PrecisionError(f"{bits} bits a code; expected 2 to 8")
-    values = float_values(array)
-    scales = _best_scales(np.moveaxis(values, axis, -1), bits)
-    codes = _nearest(values, along(scales, axis, array.ndim), *_range(bits)).astype(np.int8)
-    return QuantizedTensor(codes, scales, bits, axis)
+    axis, group = quantization.axis_and_group(array.shape)
+    grid = Grid.of(array.shape, axis, group)
+    matrix = np.ascontiguousarray(array).reshape(grid.rows, grid.columns)
+    scales = np.zeros(grid.scales_shape, np.float32)
+    zero_points = np.zeros(grid.scales_shape, np.uint8) if quantization.scheme == "affine" else None
+    for place, values in _groups(matrix, grid):
+        lowest, highest = _ends(values, quantization)
+        chosen, zeros = _choose(values, lowest, highest, bits, quantization)
+        scales[place] = chosen.reshape(scales[place].shape)
+        if zero_points is not None:
+            zero_points[place] = zeros.reshape(scales[place].shape)
+    stored = np.empty(array.size, np.uint8)
+    flat = matrix.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        stop = min(start + _BLOCK, flat.size)
+        half: Any = 1 << (bits - 1)
+        offset = half if zero_points is None else grid.spread(zero_points, start, stop)
+        codes = nearest(float_values(flat[start:stop]), grid.spread(scales, start, stop))
+        codes += offset
+        np.clip(codes, 0, (1 << bits) - 1, out=codes)
+        stored[start:stop] = codes
+    return QuantizedTensor(stored, scales, zero_points, bits, grid)
 
 
-def dequantize(tensor: QuantizedTensor) -> np.ndarray:
-    """f32 values: one IEEE multiplication each, so the same bits on every machine."""
-    scales = along(tensor.scales, tensor.axis, tensor.codes.ndim)
-    return np.multiply(tensor.codes, scales, dtype=np.float32)
-
-
-def refine(
-    array: np.ndarray, base: QuantizedTensor, bits: int
-) -> tuple[QuantizedTensor, np.ndarray]:
-    """The tensor on a grid 2^(bits - base.bits) times finer, and what leads there.
-
-    Values that the base's grid clipped are followed up to four times beyond its end.
-
-    Returns:
-      The refined tensor, and int16 differences to the base's codes on the finer grid.
-    """
-    scales = finer_scales(base.scales, bits - base.bits)
-    lowest, highest = _range(bits)
-    spread = along(scales, base.axis, array.ndim)
-    codes = _nearest(float_values(array), spread, 4 * lowest, 4 * highest).astype(np.int16)
-    differences = codes - (base.codes.astype(np.int16) << (bits - base.bits))
-    return QuantizedTensor(codes, scales, bits, base.axis), differences
-
-
-def refined(base: QuantizedTensor, differences: np.ndarray, bits: int) -> QuantizedTensor:
-    """The tensor on the finer grid; inverse of `refine`."""
-    codes = base.codes.astype(np.int16)
-    codes <<= bits - base.bits
-    codes += differences
-    scales = finer_scales(base.scales, bits - base.bits)
-    return QuantizedTensor(codes, scales, bits, base.axis)
+def nearest(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Codes as f32, not clipped; 0 for NaN and where the scale is 0; f32 in, same shape out."""
+    with np.errstate(all="ignore"):
+        inverse = np.where(scales > 0, np.float32(1) / scales, np.float32(0))
+        codes = values * inverse
+        np.rint(codes, out=codes)
+    if not np.isfinite(codes).all():
+        np.nan_to_num(codes, copy=False, nan=0.0)
+        codes[np.broadcast_to(scales == 0, codes.shape)] = 0
+    return codes
 
 
 def finer_scales(scales: np.ndarray, bits: int) -> np.ndarray:
@@ -95,48 +161,121 @@ def finer_scales(scales: np.ndarray, bits: int) -> np.ndarray:
     return scales * np.float32(2.0**-bits)
 
 
-def along(scales: np.ndarray, axis: int, dimensions: int) -> np.ndarray:
-    """Scales in a shape that broadcasts over a tensor along its axis of channels."""
-    shape = [1] * dimensions
-    shape[axis] = -1
-    return scales.reshape(shape)
+def _groups(matrix: np.ndarray, grid: Grid) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Blocks of groups: where their scales lie, and f32[..., values, ...] along axis 1.
+
+    Values come as [groups, group, channels] where channels are last, else [channels * groups,
+    group, 1]; in a group of thousands, evenly spaced ones stand for all.
+    """
+    outer, inner = (grid.rows, grid.columns) if grid.channels_last else (grid.columns, grid.rows)
+    step = 1 if grid.group <= _SAMPLES else grid.group // _SAMPLES
+    per_group = -(-min(grid.group, outer) // step)
+    width = max(1, min(inner, _BLOCK // per_group))
+    for channel in range(0, inner, width):
+        channels = slice(channel, min(channel + width, inner))
+        here = channels.stop - channels.start
+        many = max(1, _BLOCK // (per_group * here)) * grid.group
+        # Whole groups; a shorter one at the end comes by itself.
+        whole = outer - outer % grid.group
+        edges = [*range(0, whole, many), *([whole] if whole < outer else [])]
+        for start, stop in zip(edges, [*edges[1:], outer], strict=True):
+            groups = slice(start // grid.group, -(-stop // grid.group))
+            count = groups.stop - groups.start
+            if grid.channels_last:
+                block = matrix[start:stop, channels].reshape(count, -1, here)[:, ::step]
+                yield (groups, channels), _finite(block)
+            else:
+                block = matrix[channels, start:stop].reshape(here * count, -1, 1)[:, ::step]
+                yield (channels, groups), _finite(block)
 
 
-def _range(bits: int) -> tuple[int, int]:
-    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+def _finite(values: np.ndarray) -> np.ndarray:
+    """As f32, 0 where a value is none."""
+    wide = float_values(values)
+    finite = np.isfinite(wide)
+    return wide if finite.all() else np.where(finite, wide, np.float32(0))
 
 
-def _nearest(values: np.ndarray, scales: np.ndarray, lowest: int, highest: int) -> np.ndarray:
-    """Codes as f32; channels of scale 0 have code 0."""
-    with np.errstate(all="ignore"):
-        inverse = np.where(scales > 0, np.float32(1) / scales, np.float32(0))
-        codes = values * inverse
-        np.rint(codes, out=codes)
-        np.clip(codes, lowest, highest, out=codes)
-    return np.nan_to_num(codes, copy=False, nan=0.0)
+def _ends(values: np.ndarray, rule: Quantization) -> tuple[np.ndarray, np.ndarray]:
+    """The range that codes must reach, [groups, channels] each; it holds 0."""
+    if rule.scale == "percentile":
+        share = [100 - rule.percentile, rule.percentile]
+        if rule.scheme == "symmetric":
+            highest = np.percentile(np.abs(values), rule.percentile, axis=1).astype(np.float32)
+            return -highest, highest
+        lowest, highest = np.percentile(values, share, axis=1).astype(np.float32)
+    else:
+        lowest, highest = values.min(axis=1), values.max(axis=1)
+    if rule.scheme == "symmetric":
+        highest = np.maximum(-lowest, highest)
+        return -highest, highest
+    return np.minimum(lowest, 0), np.maximum(highest, 0)
 
 
-def _best_scales(values: np.ndarray, bits: int) -> np.ndarray:
-    """f32[channels] from values f32[..., channels]."""
-    rows = values.reshape(-1, values.shape[-1])
-    magnitudes = np.abs(rows)
-    largest = np.max(magnitudes, axis=0, initial=0.0, where=np.isfinite(magnitudes))
-    sample = rows[:: max(1, len(rows) // _SAMPLES)]
-    lowest, highest = _range(bits)
-    best = np.zeros_like(largest)
-    least = np.full(largest.shape, np.inf)
-    for clip in _CLIPS:
-        scales = _within_limits(largest * (clip / np.float32(highest + 0.5)))
-        with np.errstate(all="ignore"):
-            error = _nearest(sample, scales, lowest, highest) * scales
-            error -= sample
-            np.square(error, out=error)
-            total = np.nansum(np.where(np.isinf(error), 0, error), axis=0, dtype=np.float64)
-        better = total < least
-        best = np.where(better, scales, best)
-        least = np.where(better, total, least)
-    return best.astype("<f4")
+def _choose(
+    values: np.ndarray, lowest: np.ndarray, highest: np.ndarray, bits: int, rule: Quantization
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales f32 and zero points f32 of a block, in the shape of its part of the scales."""
+    top, half = (1 << bits) - 1, 1 << (bits - 1)
+    affine = rule.scheme == "affine"
+    # Half a step beyond its last code, a group's largest magnitude is still rounded to it.
+    widest = (highest - lowest) / np.float32(top) if affine else highest / np.float32(half - 0.5)
+    tried = 1
+    if rule.scale == "mse":
+        tried = _TRIED if values.shape[1] <= _MANY else _TRIED_OF_MANY
+        # Eight bits hardly ever clip.
+        tried = tried if bits <= 4 else max(4, tried >> (bits - 4))
+    best = best_zeros = least = np.zeros(0)
+    for step in range(tried):
+        shrunk = np.float32(2.0 ** (-step / 8))
+        scales = storable(widest * shrunk)
+        zeros = np.full_like(scales, half)
+        if affine:
+            inverse = np.where(scales > 0, 1 / np.where(scales > 0, scales, 1), 0)
+            zeros = np.clip(np.rint(-lowest * shrunk * inverse), 0, top)
+        if tried == 1:
+            return scales, zeros
+        error = _squared_error(values, scales[:, None], zeros[:, None], np.float32(top))
+        if step == 0:
+            best, best_zeros, least = scales, zeros, error
+            continue
+        better = error < least
+        best, best_zeros = np.where(better, scales, best), np.where(better, zeros, best_zeros)
+        least = np.where(better, error, least)
+    return best, best_zeros
 
 
-def _within_limits(scales: np.ndarray) -> np.ndarray:
-    return np.where(scales > 0, np.clip(scales, _LEAST_SCALE, _MOST_SCALE), np.float32(0))
+def _squared_error(
+    values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, top: np.float32
+) -> np.ndarray:
+    """Sum over axis 1, f32[groups, channels]."""
+    codes = nearest(values, scales)
+    np.clip(codes, -zeros, top - zeros, out=codes)
+    codes *= scales
+    codes -= values
+    with np.errstate(over="ignore"):
+        return np.einsum("ijk,ijk->ik", codes, codes)
+
+
+def storable(scales: np.ndarray) -> np.ndarray:
+    """The next larger f32 with three bits of mantissa; 0 stays 0."""
+    bounded = np.where(scales > 0, np.clip(scales, _LEAST_SCALE, _MOST_SCALE), np.float32(0))
+    patterns = bounded.astype("<f4").view("<u4")
+    below = np.uint32((1 << SCALE_SHIFT) - 1)
+    return ((patterns + below) & ~below).view("<f4")
+
+
+def stored_scales(scales: np.ndarray) -> np.ndarray:
+    """Storable scales as u16 below 2^11."""
+    return (scales.view("<u4") >> SCALE_SHIFT).astype("<u2")
+
+
+def read_scales(stored: np.ndarray) -> np.ndarray:
+    """Inverse of `stored_scales`; f32.
+
+    Raises:
+      PrecisionError: a number that no encoder writes: negative, too large or none.
+    """
+    if stored.size and int(stored.max()) > MOST_STORED_SCALE:
+        raise PrecisionError("a scale is negative, too large or no number")
+    return (stored.astype("<u4") << SCALE_SHIFT).view("<f4")

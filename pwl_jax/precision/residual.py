@@ -1,92 +1,111 @@
-"""Integer bit patterns, exactly: differences to an approximation, and planes of bytes.
+"""From the cell of a code to the float in it, exactly.
 
-Floats are mapped to integers in the order of their values, so that patterns of close values are
-close, across zero and powers of two alike; NaN payloads, infinities, -0 and subnormals are
-patterns like any other. All arithmetic is modulo 2^width, so every step has an exact inverse.
+All arithmetic is on the two highest bytes of a float, its top word: sign, exponent and the first
+bits of the mantissa. What a code says of a float, it says of these; the bytes below are noise and
+are sent as they are. The difference is taken to the edge of the cell that is nearer to zero, so
+that it counts floats from there on: a small number, spread evenly over the cell's width. How wide
+a cell is follows from its code, so that differences are sorted by the code's class, and each class
+has an entropy code of its own. Differences are modulo 2^16: whatever lies outside of its cell (NaN
+payloads, infinities, clipped values) is merely dearer.
+
+Parts of a slice, of which a difference's bits 0 to 3 are its low nibble, 4 to 7 its high one:
+
+1. with `zeros`, a bit for each code 0, set where the float is not +0; floats that are +0 are in
+   none of the parts below
+2. high nibbles, class by class, each class in C order and packed by itself
+3. bits 8 to 15, class by class, each in C order
+4. low nibbles in C order, packed
+5. byte planes of what is below the top words, from the lowest on, in C order
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
+from pwl_jax.precision import codec, planes
+from pwl_jax.precision.codes import SliceCodes
+from pwl_jax.precision.packing import pack, packed_bytes, unpack
+from pwl_jax.precision.payload import Part, PartReader
 
-def residual(original: np.ndarray, approximation: np.ndarray) -> np.ndarray:
-    """Small unsigned integers that lead from the approximation's bit patterns to the original's.
+
+def encode_slice(patterns: np.ndarray, codes: SliceCodes, dtype: str, zeros: bool) -> list[Part]:
+    """The parts of one slice.
 
     Args:
-      original, approximation: bit patterns of floats, u16/u32/u64[size].
-
-    Returns:
-      Differences, zigzag coded: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...; of the same type.
+      patterns: bit patterns of floats, u16, u32 or u64, [n].
+      codes: of these floats.
+      dtype: name of their type.
+      zeros: whether +0 is told by a bit.
     """
-    difference = _ordered(original)
-    difference -= _ordered(approximation)
-    return _zigzag(difference)
+    differences = _words(patterns)[:, -1] - _top_words(codes.edges(), dtype)
+    places = codes.classes()
+    parts: list[Part] = []
+    rest = planes.columns(patterns)[:, : patterns.itemsize - 2]
+    low = differences.astype(np.uint8) & 15
+    if zeros:
+        kept = patterns[places[0]] != 0
+        parts.append(planes.bits_part(kept))
+        places[0] = places[0][kept]
+        present = np.sort(np.concatenate(places))
+        rest, low = rest[present], low[present]
+    by_class = [differences[place] for place in places]
+    nibbles = [pack((here >> 4).astype(np.uint8) & 15, 4) for here in by_class]
+    highest = [(here >> 8).astype(np.uint8).tobytes() for here in by_class]
+    parts += [codec.encode_noise(nibbles), codec.encode_noise(highest)]
+    parts.append(codec.encode_noise([pack(low, 4)]))
+    return parts + [codec.encode_noise([plane.tobytes()]) for plane in rest.T]
 
 
-def restored(differences: np.ndarray, approximation: np.ndarray) -> np.ndarray:
-    """The original's bit patterns; inverse of `residual`."""
-    patterns = _unzigzag(differences)
-    patterns += _ordered(approximation)
-    return _ordered(patterns)
+def decode_slice(
+    reader: PartReader, codes: SliceCodes, dtype: str, zeros: bool, out: np.ndarray
+) -> None:
+    """Fills `out` with bit patterns from the next parts; inverse of `encode_slice`."""
+    places = codes.classes()
+    dropped = None
+    if zeros:
+        kept = planes.read_bits(reader, places[0].size)
+        dropped = places[0][~kept]
+        places[0] = places[0][kept]
+    count = sum(place.size for place in places)
+    sizes = [packed_bytes(place.size, 4) for place in places]
+    nibbles = memoryview(reader.next(sum(sizes)))
+    highest = np.frombuffer(reader.next(count), np.uint8)
+    low = unpack(reader.next(packed_bytes(count, 4)), 4, count)
+    differences = np.empty(out.size, "<u2")
+    start = at = 0
+    for place, size in zip(places, sizes, strict=True):
+        difference = unpack(nibbles[at : at + size], 4, place.size).astype("<u2")
+        difference <<= 4
+        high = highest[start : start + place.size]
+        if high.any():
+            difference |= high.astype("<u2") << 8
+        differences[place] = difference
+        start += place.size
+        at += size
+    if dropped is None:
+        differences |= low
+    else:
+        present = np.ones(out.size, bool)
+        present[dropped] = False
+        differences[present] |= low
+    np.add(differences, _top_words(codes.edges(), dtype), out=_words(out)[:, -1])
+    rest = planes.columns(out)[:, : out.itemsize - 2].T
+    if dropped is None:
+        for plane in rest:
+            plane[:] = np.frombuffer(reader.next(count), np.uint8)
+        return
+    for plane in rest:
+        plane[present] = np.frombuffer(reader.next(count), np.uint8)
+    out[dropped] = 0
 
 
-def exponent_first(patterns: np.ndarray) -> np.ndarray:
-    """Float patterns turned left by one bit: the sign leaves the exponent's byte."""
-    return (patterns << 1) | (patterns >> (8 * patterns.itemsize - 1))
+def _words(patterns: np.ndarray) -> np.ndarray:
+    """u16[n, words], lowest first; a view."""
+    return patterns.view("<u2").reshape(patterns.size, patterns.itemsize // 2)
 
 
-def sign_first(patterns: np.ndarray) -> np.ndarray:
-    """Inverse of `exponent_first`."""
-    return (patterns >> 1) | (patterns << (8 * patterns.itemsize - 1))
-
-
-def byte_planes(values: np.ndarray) -> list[bytes]:
-    """Byte 0 (the lowest) of all values, then byte 1, and so on."""
-    columns = values.view(np.uint8).reshape(values.size, values.itemsize)
-    return [columns[:, plane].tobytes() for plane in range(values.itemsize)]
-
-
-def from_planes(planes: Sequence[bytes | memoryview], dtype: np.dtype) -> np.ndarray:
-    """Unsigned integers from their byte planes, all of one length; inverse of `byte_planes`."""
-    columns = np.empty((len(planes[0]), dtype.itemsize), np.uint8)
-    for place, plane in enumerate(planes):
-        columns[:, place] = np.frombuffer(plane, np.uint8)
-    return columns.reshape(-1).view(dtype)
-
-
-def zigzag(values: np.ndarray) -> np.ndarray:
-    """int16 as u16, small magnitudes first."""
-    return _zigzag(values.view("<u2"))
-
-
-def unzigzag(values: np.ndarray) -> np.ndarray:
-    """Inverse of `zigzag`."""
-    return _unzigzag(values).view("<i2")
-
-
-def _signs(patterns: np.ndarray) -> np.ndarray:
-    """All bits set where the top bit is, none elsewhere."""
-    signed = patterns.view(f"<i{patterns.itemsize}")
-    return (signed >> (8 * patterns.itemsize - 1)).view(patterns.dtype)
-
-
-def _ordered(patterns: np.ndarray) -> np.ndarray:
-    """Sign and magnitude to two's complement; its own inverse."""
-    mask = _signs(patterns)
-    mask >>= 1
-    mask ^= patterns
-    return mask
-
-
-def _zigzag(values: np.ndarray) -> np.ndarray:
-    coded = _signs(values)
-    coded ^= values << 1
-    return coded
-
-
-def _unzigzag(coded: np.ndarray) -> np.ndarray:
-    values = coded & 1
-    np.negative(values, out=values)
-    values ^= coded >> 1
-    return values
+def _top_words(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The two highest bytes of f32 values in a type, u16[n]."""
+    if dtype in ("float32", "bfloat16"):
+        return (values.view("<u4") >> 16).astype("<u2")
+    with np.errstate(over="ignore"):
+        typed = values.astype({"float16": "<f2", "float64": "<f8"}[dtype])
+    return typed.view("<u2")[typed.itemsize // 2 - 1 :: typed.itemsize // 2]

@@ -1,91 +1,94 @@
 """One tensor as a base of few bits and updates to the original, bit for bit.
 
 A tensor that is not `quantizable` is stored exactly in its first stage and has no later ones.
-
-The residual to the exact stage lies in the order of its codes' magnitudes, stable, within each
-slice of 2^20 values: the wider a float is on its code's cell, the longer its residual, so that
-neighbours in this order share their statistics and zstandard tells them apart block by block.
+Tensors are coded in slices (`planes.SLICE`), so that coding takes little memory beside the tensor
+itself. What the parts of a payload are is said in docs/bundle_format.md.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pwl_jax.ladder import EXACT, Bits
-from pwl_jax.precision import delta, dtypes, quantizer, residual
+from pwl_jax.precision import base_code, delta, dtypes, exact_code, planes, quantizer, residual
+from pwl_jax.precision.codes import SliceCodes
 from pwl_jax.precision.errors import PrecisionError
-from pwl_jax.precision.packing import pack_bits, packed_bytes, unpack_bits
-from pwl_jax.precision.payload import StagePayload, check_header, pack_parts, unpack_parts
-from pwl_jax.precision.quantizer import QuantizedTensor
+from pwl_jax.precision.payload import Part, PartReader, StagePayload, check_header, payload_of
+from pwl_jax.precision.quantizer import Quantization
 
 DEFAULT_MAX_BYTES = 1 << 32
 _MOST_AXES = 32
-_SLICE = 1 << 20
 # With fewer values a channel the scales outweigh the codes.
 _LEAST_VALUES = 8
-_MOST_SCALE = 2.0**110
 _MOST_FLOAT16 = np.float32(65504)
 
 
-def encode_tensor(array: np.ndarray, stages: Sequence[Bits]) -> list[StagePayload]:
+def encode_tensor(
+    array: np.ndarray,
+    stages: Sequence[Bits],
+    *,
+    quantization: Quantization = Quantization(),
+    widths: Sequence[Bits] | None = None,
+) -> list[StagePayload]:
     """Codes an array so that its stages can be decoded one after the other.
 
     Args:
       array: any shape, memory layout and byte order.
       stages: from coarse to fine, such as (4, "exact"), (4, 8, "exact") or ("exact",).
+      quantization: how codes are chosen.
+      widths: bits of this tensor's codes at each stage, where a bit plan gives it others than the
+        stages are named after: never falling, "exact" where and only where the stage is, or at all
+        stages. A stage of the same width as the one before brings nothing.
 
     Returns:
-      One payload a stage; a single one where the array is not `quantizable`. Equal arrays give
-      equal bytes. An update holds the digest of the payload before it.
+      One payload a stage that brings something; a single one where the array is not
+      `quantizable`. Equal arrays give equal bytes. An update holds the digest of the payload
+      before it.
 
     Raises:
-      PrecisionError: stages or a dtype that cannot be coded.
+      PrecisionError: stages, widths or a dtype that cannot be coded.
     """
-    widths = check_stages(stages)
+    names = check_stages(stages)
+    planned = names if widths is None else _check_widths(names, widths)
     array = np.asarray(array)
     dtype = dtypes.dtype_name(array)
     common: dict[str, Any] = {"dtype": dtype, "shape": list(array.shape)}
     original = dtypes.patterns_of(array)
-    if widths[0] == EXACT or not quantizable(array):
-        if dtype in dtypes.FLOATS:
-            original = residual.exponent_first(original)
-        planes = residual.byte_planes(original)
-        return [pack_parts(widths[0], {"kind": "exact", **common}, planes)]
-    payloads: list[StagePayload] = []
-    coded = None
-    for stage in widths:
-        if coded is None:
-            coded = quantizer.quantize(array, int(stage))
-            header = {"kind": "codes", "bits": stage, "axis": array.ndim - 1, **common}
-            parts = [pack_bits(coded.codes, coded.bits), coded.scales.astype("<f4").tobytes()]
-        elif stage == EXACT:
-            header = {"kind": "residual", "base": payloads[-1].digest, **common}
-            approximation = _patterns(coded, dtype)
-            differences = residual.residual(original, approximation)
-            parts = residual.byte_planes(_by_magnitude(differences, coded.codes))
+    if planned[0] == EXACT or not quantizable(array, quantization.channel_axis):
+        return [exact_code.encode_exact(names[0], common, original)]
+    coded = quantizer.quantize(array, int(planned[0]), quantization)
+    payloads = [base_code.encode_codes(names[0], common, coded, quantization)]
+    codes = [base_code.slice_codes(coded, here) for here in planes.slices(array.size)]
+    for (_, before), (stage, bits) in itertools.pairwise(zip(names, planned, strict=True)):
+        if bits == before:
+            continue
+        header = {**common, "base": payloads[-1].digest}
+        if bits == EXACT:
+            payloads.append(_encode_residual(header, original, codes))
         else:
-            header = {"kind": "finer", "bits": stage, "base": payloads[-1].digest, **common}
-            coded, differences = quantizer.refine(array, coded, int(stage))
-            parts = residual.byte_planes(residual.zigzag(differences.reshape(-1)))
-        payloads.append(pack_parts(stage, header, parts))
+            steps, codes = _refine(array, codes, int(bits))
+            zeros = planes.has_many_zeros(steps)
+            header = {**header, "kind": "finer", "bits": bits, "zeros": zeros}
+            parts = [planes.encode_slice(steps[here], zeros) for here in planes.slices(array.size)]
+            payloads.append(payload_of(stage, header, [*itertools.chain(*parts)]))
     return payloads
 
 
 def decode_tensor(
     payloads: Sequence[StagePayload],
     *,
-    max_bytes: int = DEFAULT_MAX_BYTES,
     previous: np.ndarray | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> np.ndarray:
     """The array at the stage of the last payload given, in the original dtype and shape.
 
     Args:
       payloads: from the base on, without a gap.
+      previous: the tensor that a `delta` or `same` begins at.
       max_bytes: what the decoded array may hold; checked before anything is allocated.
-      previous: the version of the tensor that a `delta` or `same` is told against.
 
     Raises:
       PrecisionError: payloads that do not fit together, are damaged, unknown or too large.
@@ -97,75 +100,62 @@ def decode_tensor(
     if any(is_exact(payload.header) for payload in payloads[:-1]):
         raise PrecisionError("no stage can follow the exact one")
     header = payloads[0].header
-    dtype, shape = header["dtype"], tuple(header["shape"])
+    kind, dtype, shape = header["kind"], header["dtype"], tuple(header["shape"])
     _check_size(dtype, shape, max_bytes)
-    count = math.prod(shape)
-    width = dtypes.item_bytes(dtype)
-    if header["kind"] in delta.DELTA_KINDS:
-        if len(payloads) > 1:
-            raise PrecisionError("no stage can follow a difference")
+    if kind in ("same", "delta"):
         return delta.decode_delta(payloads[0], previous)
-    if header["kind"] == "exact":
-        planes = unpack_parts(payloads[0], [count] * width)
-        patterns = residual.from_planes(planes, dtypes.pattern_dtype(dtype))
-        if dtype in dtypes.FLOATS:
-            patterns = residual.sign_first(patterns)
-        return dtypes.array_of(patterns, dtype, shape)
-    if header["kind"] != "codes":
-        raise PrecisionError(f"kind '{header['kind']}' cannot come first; expected its base")
-    coded = _decode_codes(payloads[0], shape)
-    for before, payload in itertools.pairwise(payloads):
-        _check_update(before, payload)
-        header = payload.header
-        if header["kind"] == "residual":
-            planes = unpack_parts(payload, [count] * width)
-            differences = residual.from_planes(planes, dtypes.pattern_dtype(dtype))
-            differences = _in_place(differences, coded.codes)
-            patterns = residual.restored(differences, _patterns(coded, dtype))
-            return dtypes.array_of(patterns, dtype, shape)
-        if header["bits"] <= coded.bits:
-            raise PrecisionError(f"{header['bits']} bits cannot refine {coded.bits} bits")
-        planes = unpack_parts(payload, [count] * 2)
-        steps = residual.unzigzag(residual.from_planes(planes, np.dtype("<u2")))
-        coded = quantizer.refined(coded, steps.reshape(shape), header["bits"])
-    return dtypes.array_of(_patterns(coded, dtype), dtype, shape)
+    patterns = np.empty(math.prod(shape), dtypes.pattern_dtype(dtype))
+    if kind == "exact":
+        exact_code.decode_exact(payloads[0], patterns)
+    elif kind == "codes":
+        _decode_chain(payloads, patterns)
+    else:
+        raise PrecisionError(f"kind '{kind}' cannot come first; expected its base")
+    return dtypes.array_of(patterns, dtype, shape)
 
 
-def expand(array: np.ndarray, bits: Bits, stages: Sequence[Bits]) -> np.ndarray:
-    """What a receiver decodes at stage `bits` of an array coded with `stages`, bit for bit.
+def expand(
+    array: np.ndarray,
+    bits: Bits,
+    stages: Sequence[Bits],
+    *,
+    quantization: Quantization = Quantization(),
+    widths: Sequence[Bits] | None = None,
+) -> np.ndarray:
+    """What a receiver decodes at stage `bits` of an array coded as `encode_tensor` codes it.
 
     Raises:
       PrecisionError: `bits` is not one of the stages.
     """
-    widths = check_stages(stages)
-    if bits not in widths:
-        raise PrecisionError(f"stage {bits!r} is not one of {list(widths)}")
+    names = check_stages(stages)
+    if bits not in names:
+        raise PrecisionError(f"stage {bits!r} is not one of {list(names)}")
+    upto = names.index(bits) + 1
     array = np.asarray(array)
-    dtype = dtypes.dtype_name(array)
-    if bits == EXACT or not quantizable(array):
-        return dtypes.array_of(dtypes.patterns_of(array).copy(), dtype, array.shape)
-    coded = quantizer.quantize(array, int(widths[0]))
-    for width in widths[1 : widths.index(bits) + 1]:
-        coded, _ = quantizer.refine(array, coded, int(width))
-    return dtypes.array_of(_patterns(coded, dtype), dtype, array.shape)
+    if bits == EXACT:
+        patterns = dtypes.patterns_of(array).copy()
+        return dtypes.array_of(patterns, dtypes.dtype_name(array), array.shape)
+    here = None if widths is None else _check_widths(names, widths)[:upto]
+    payloads = encode_tensor(array, names[:upto], quantization=quantization, widths=here)
+    return decode_tensor(payloads, max_bytes=1 << 62)
 
 
-def quantizable(array: np.ndarray) -> bool:
+def quantizable(array: np.ndarray, channel_axis: int = -1) -> bool:
     """Whether an array is sent as codes first: floats with two axes or more, and at least 8
-    values for each entry of the last axis, which is the axis of channels.
+    values for each channel.
     """
     array = np.asarray(array)
     return (
         array.dtype.name in dtypes.FLOATS
         and array.ndim >= 2
         and array.size > 0
-        and array.size >= _LEAST_VALUES * array.shape[-1]
+        and array.size >= _LEAST_VALUES * array.shape[channel_axis]
     )
 
 
 def is_exact(header: Mapping[str, Any]) -> bool:
     """Whether the payload with this header completes the original."""
-    return header.get("kind") in ("exact", "residual", *delta.DELTA_KINDS)
+    return header.get("kind") in ("exact", "residual", "same", "delta")
 
 
 def check_stages(stages: Sequence[Bits]) -> tuple[Bits, ...]:
@@ -185,51 +175,79 @@ def check_stages(stages: Sequence[Bits]) -> tuple[Bits, ...]:
     return widths
 
 
-def _by_magnitude(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Values sorted by their codes' magnitudes within slices."""
-    ordered = np.empty_like(values)
-    for piece, order in _orders(codes):
-        ordered[piece] = values[piece][order]
-    return ordered
+def _check_widths(stages: tuple[Bits, ...], widths: Sequence[Bits]) -> tuple[Bits, ...]:
+    planned = tuple(widths)
+    numbers = [bits for bits in planned if bits != EXACT]
+    valid = all(type(number) is int and 2 <= number <= 8 for number in numbers)
+    matched = [bits == EXACT for bits in planned] == [stage == EXACT for stage in stages]
+    if (
+        len(planned) != len(stages)
+        or not valid
+        or numbers != sorted(numbers)
+        or not (matched or not numbers)
+    ):
+        raise PrecisionError(
+            f"widths {list(planned)} for stages {list(stages)}; expected one each of 2 to 8 bits, "
+            'never falling, and "exact" where the stage is exact, or at all'
+        )
+    return planned
 
 
-def _in_place(ordered: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Inverse of `_by_magnitude`."""
-    values = np.empty_like(ordered)
-    for piece, order in _orders(codes):
-        values[piece][order] = ordered[piece]
-    return values
+def _refine(
+    array: np.ndarray, codes: list[SliceCodes], bits: int
+) -> tuple[np.ndarray, list[SliceCodes]]:
+    """Steps to the codes on a finer grid, zigzag u16[size], and these codes.
+
+    Values that the coarser grid clipped are followed up to four times beyond its end.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
+    steps = np.empty(array.size, "<u2")
+    finer = []
+    for here, old in zip(planes.slices(array.size), codes, strict=True):
+        start = old.refined(np.zeros(old.codes.size, np.int16), bits)
+        wanted = quantizer.nearest(dtypes.float_values(flat[here]), start.scales)
+        np.clip(wanted, -(4 << (bits - 1)), (4 << (bits - 1)) - 1, out=wanted)
+        moves = wanted.astype(np.int16) - start.codes
+        steps[here] = planes.zigzag(moves.view("<u2"))
+        finer.append(old.refined(moves, bits))
+    return steps, finer
 
 
-def _orders(codes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    flat = codes.reshape(-1)
-    for start in range(0, flat.size, _SLICE):
-        piece = slice(start, min(start + _SLICE, flat.size))
-        # Eight bits have -128, and are sorted in one pass.
-        narrow = flat.dtype == np.int8
-        keys = np.abs(flat[piece].astype(np.int16)).astype(np.uint8 if narrow else np.uint16)
-        yield piece, np.argsort(keys, kind="stable")
+def _encode_residual(
+    header: Mapping[str, Any], original: np.ndarray, codes: list[SliceCodes]
+) -> StagePayload:
+    zeros = planes.has_many_zeros(original)
+    header = {**header, "kind": "residual", "zeros": zeros}
+    parts: list[Part] = []
+    for here, at in zip(planes.slices(original.size), codes, strict=True):
+        parts += residual.encode_slice(original[here], at, header["dtype"], zeros)
+    return payload_of(EXACT, header, parts)
 
 
-def _patterns(coded: QuantizedTensor, dtype: str) -> np.ndarray:
-    """Bit patterns of the dequantized tensor; always finite."""
-    values = quantizer.dequantize(coded)
-    if dtype == "float16":
-        np.clip(values, -_MOST_FLOAT16, _MOST_FLOAT16, out=values)
-    return dtypes.cast_patterns(values, dtype)
-
-
-def _decode_codes(payload: StagePayload, shape: tuple[int, ...]) -> QuantizedTensor:
-    bits, axis = payload.header["bits"], payload.header["axis"]
-    if payload.stage != bits:
-        raise PrecisionError(f"codes of {bits} bits at stage {payload.stage!r}")
-    count = math.prod(shape)
-    packed, scale_bytes = unpack_parts(payload, [packed_bytes(count, bits), 4 * shape[axis]])
-    scales = np.frombuffer(scale_bytes, "<f4")
-    # False for NaN too.
-    if not np.all((scales >= 0) & (scales <= _MOST_SCALE)):
-        raise PrecisionError("a scale is negative, too large or no number")
-    return QuantizedTensor(unpack_bits(packed, bits, count).reshape(shape), scales, bits, axis)
+def _decode_chain(payloads: Sequence[StagePayload], out: np.ndarray) -> None:
+    """Fills `out` from codes and their updates, slice by slice."""
+    for before, payload in itertools.pairwise(payloads):
+        _check_update(before, payload)
+    first, *updates = payloads
+    base = base_code.BaseReader(first)
+    readers = [(payload.header, PartReader(payload)) for payload in updates]
+    dtype = first.header["dtype"]
+    for here in planes.slices(out.size):
+        codes = base.read(here)
+        for header, reader in readers:
+            if header["kind"] == "residual":
+                residual.decode_slice(reader, codes, dtype, header["zeros"], out[here])
+            else:
+                steps = np.empty(codes.codes.size, "<u2")
+                planes.decode_slice(reader, header["zeros"], steps)
+                codes = codes.refined(planes.unzigzag(steps).view("<i2"), header["bits"])
+        if not is_exact(payloads[-1].header):
+            values = codes.values()
+            if dtype == "float16":
+                np.clip(values, -_MOST_FLOAT16, _MOST_FLOAT16, out=values)
+            out[here] = dtypes.cast_patterns(values, dtype)
+    for reader in (base.reader, *(reader for _, reader in readers)):
+        reader.finish()
 
 
 def _check_update(before: StagePayload, payload: StagePayload) -> None:
@@ -240,9 +258,10 @@ def _check_update(before: StagePayload, payload: StagePayload) -> None:
         raise PrecisionError("an update's dtype or shape is not that of its base")
     if header["base"] != before.digest:
         raise PrecisionError("an update belongs to another base than the one given")
-    expected = header["bits"] if header["kind"] == "finer" else EXACT
-    if payload.stage != expected:
-        raise PrecisionError(f"an update to {expected!r} at stage {payload.stage!r}")
+    if header["kind"] == "residual" and payload.stage != EXACT:
+        raise PrecisionError(f"an update to the original at stage {payload.stage!r}")
+    if header["kind"] == "finer" and header["bits"] <= before.header["bits"]:
+        raise PrecisionError(f"{header['bits']} bits cannot refine {before.header['bits']} bits")
 
 
 def _check_size(dtype: str, shape: tuple[int, ...], max_bytes: int) -> None:

@@ -206,7 +206,12 @@ def status_document(model: LiveModel, name: str) -> dict[str, Any]:
         if event.kind == "rung" and event.rung is not None:
             since.setdefault(event.rung, event.seconds)
     ladder = [
-        {"name": rung.name, "top1": rung.top1, "cumulative_bytes": rung.cumulative_bytes}
+        {
+            "name": rung.name,
+            "top1": rung.top1,
+            "mean_average_precision": rung.mean_average_precision,
+            "cumulative_bytes": rung.cumulative_bytes,
+        }
         for rung in model.ladder.rungs
     ]
     return {

@@ -8,35 +8,44 @@ from typing import Any
 
 from etils import epath
 
-from pwl_jax.hybrid import live_bytes
 from pwl_jax.ladder import Composition
 from pwl_jax.training.evaluation import Accuracy
-from pwl_jax.training.workdir import TrainedModel
+from pwl_jax.training.workdir import TrainedModel, TrainedNetwork
+
+_METRICS = {"top1": "top-1 %", "mean_average_precision": "mAP %"}
 
 
 def composition_rows(
-    model: TrainedModel, found: Mapping[Composition, Accuracy]
+    model: TrainedModel | TrainedNetwork, found: Mapping[Composition, Accuracy]
 ) -> list[dict[str, Any]]:
-    """One row a composition: `composition`, `top1` in 0..1, `loss`, `examples`, `live_bytes`."""
+    """One row a composition: `composition`, `top1` in 0..1, `loss`, `examples`, `live_bytes`.
+
+    On a multi-label set `top1` is None, and `mean_average_precision` in 0..1 follows it.
+    """
     return [
         {
             "composition": str(composition),
             "top1": accuracy.top1,
+            **({} if accuracy.metric == "top1" else {accuracy.metric: accuracy.score}),
             "loss": accuracy.loss,
             "examples": accuracy.examples,
-            "live_bytes": live_bytes(
-                model.variables, model.hybrid.mask_of(model.variables, composition)
-            ),
+            "live_bytes": model.live_bytes(composition),
         }
         for composition, accuracy in found.items()
     ]
 
 
+def _metric(rows: list[dict[str, Any]]) -> str:
+    """The column that the rows are judged by."""
+    return next(name for name in reversed(_METRICS) if name in rows[0])
+
+
 def composition_table(rows: list[dict[str, Any]]) -> str:
     """The rows as aligned text."""
-    lines = [f"{'composition':<12} {'top-1 %':>8} {'loss':>8} {'live KB':>9}"]
+    metric = _metric(rows)
+    lines = [f"{'composition':<12} {_METRICS[metric]:>8} {'loss':>8} {'live KB':>9}"]
     lines += [
-        f"{r['composition']:<12} {100 * r['top1']:8.2f} {r['loss']:8.4f} "
+        f"{r['composition']:<12} {100 * r[metric]:8.2f} {r['loss']:8.4f} "
         f"{r['live_bytes'] / 1000:9.1f}"
         for r in rows
     ]
@@ -61,26 +70,27 @@ def _chart(rows: list[dict[str, Any]], title: str) -> bytes:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    metric = _metric(rows)
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     prefixes = [r for r in rows if Composition.parse(r["composition"]).is_prefix]
     others = [r for r in rows if r not in prefixes]
     for label, group, style in (("prefixes", prefixes, "o-"), ("others", others, "x")):
         axes.plot(
             [r["live_bytes"] / 1000 for r in group],
-            [100 * r["top1"] for r in group],
+            [100 * r[metric] for r in group],
             style,
             label=label,
         )
     for row in prefixes:
         axes.annotate(
             row["composition"],
-            (row["live_bytes"] / 1000, 100 * row["top1"]),
+            (row["live_bytes"] / 1000, 100 * row[metric]),
             textcoords="offset points",
             xytext=(4, -12),
             fontsize=8,
         )
     axes.set_xlabel("bytes of live weights / 1000")
-    axes.set_ylabel("top-1 %")
+    axes.set_ylabel(_METRICS[metric])
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend()

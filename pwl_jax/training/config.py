@@ -21,8 +21,9 @@ class DataConfig:
     """Which images.
 
     Attributes:
-      name: `digits`, or any image-classification set that TFDS prepared.
-      data_dir: where TFDS prepared it; None for TFDS's own default.
+      name: `digits`, `multi_digits`, `folder:<any name>`, or a set of labelled images that TFDS
+        prepared. Whether an image has one label or several is the set's own.
+      data_dir: where TFDS prepared it, None for TFDS's own default; or the folder.
       validation_fraction: share of the training split kept for every choice that is made.
     """
 

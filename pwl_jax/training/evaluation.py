@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.ladder import EXACT, Bits, Composition, Rung, Unit
 from pwl_jax.models.block_network import Variables
+from pwl_jax.training.average_precision import mean_average_precision
 from pwl_jax.training.step import Batch, settled, shard_batch
 
 Key = TypeVar("Key", bound=Hashable)
@@ -21,11 +23,29 @@ Path = tuple[tuple[str, Bits], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """What was measured: `top1` in 0..1, `loss` (cross-entropy) in nats, over `examples`."""
+    """What was measured over `examples`.
 
-    top1: float
+    Attributes:
+      top1: share of right answers, 0..1; None where images have any number of labels.
+      loss: in nats: cross-entropy, or the mean over the classes of the binary one.
+      examples: how many.
+      mean_average_precision: 0..1, of a multi-label set; else None.
+    """
+
+    top1: float | None
     loss: float
     examples: int
+    mean_average_precision: float | None = None
+
+    @property
+    def metric(self) -> str:
+        """Name of the field that `score` is: `top1` or `mean_average_precision`."""
+        return "top1" if self.mean_average_precision is None else "mean_average_precision"
+
+    @property
+    def score(self) -> float:
+        """What choices are made by, 0..1, larger is better."""
+        return getattr(self, self.metric)
 
 
 def fitting_batch(size: int, examples: int, mesh: Mesh) -> int:
@@ -35,9 +55,13 @@ def fitting_batch(size: int, examples: int, mesh: Mesh) -> int:
 
 @jax.jit
 def _summary(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Weighted correct answers, summed loss and examples: f32[3]."""
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    """Weighted correct answers, summed loss and examples: f32[3]; correct is 0 if multi-label."""
+    if labels.ndim == 2:
+        each = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+        correct, loss = jnp.zeros_like(weight), each.mean(-1)
+    else:
+        correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.stack([(correct * weight).sum(), (loss * weight).sum(), weight.sum()])
 
 
@@ -52,20 +76,37 @@ def accuracy(
     Args:
       logits_of: f32[batch, height, width, channels] to logits by key.
       batches: `image` uint8, `label`, `weight` (0 for padding), the same on every process.
+        Multi-hot labels make it a multi-label measurement, which keeps all logits on the host.
       normalize: uint8 images to float32 input.
       mesh: batches are split over its devices.
+
+    Raises:
+      DataError: a multi-label split without any label.
     """
+    gathered = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
     sums: dict[Key, jax.Array] = {}
+    scores: dict[Key, list[np.ndarray]] = {}
+    labels: list[np.ndarray] = []
     for batch in batches:
         images = normalize(batch["image"])
         placed = shard_batch({**batch, "image": images}, mesh, replicated_input=True)
+        real = np.asarray(batch["weight"]) > 0
+        multi_label = batch["label"].ndim == 2
+        if multi_label:
+            labels.append(np.asarray(batch["label"])[real])
         for key, logits in logits_of(placed["image"]).items():
             counted = settled(_summary(logits, placed["label"], placed["weight"]), mesh)
             sums[key] = sums[key] + counted if key in sums else counted
+            if multi_label:
+                scores.setdefault(key, []).append(np.asarray(gathered(logits))[real])
     results = {}
     for key, values in sums.items():
         correct, loss, examples = (float(x) for x in values)
-        results[key] = Accuracy(correct / examples, loss / examples, round(examples))
+        result = Accuracy(correct / examples, loss / examples, round(examples))
+        if key in scores:
+            ranked = mean_average_precision(np.concatenate(scores[key]), np.concatenate(labels))
+            result = dataclasses.replace(result, top1=None, mean_average_precision=ranked)
+        results[key] = result
     return results
 
 

@@ -125,7 +125,8 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
     training, validation = _open_data(config)
     total = len(training) // config.batch_size * config.epochs
     init = functools.partial(_initial_variables, config, training, mesh, teacher_workdir)
-    return Run(config, mesh, _define_task(config, mesh, total, init), training, validation, total)
+    task = _define_task(config, mesh, total, init, training.source.multi_label)
+    return Run(config, mesh, task, training, validation, total)
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -142,14 +143,17 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         training, validation = _open_data(config)
     except sources.DataError as error:
         facts["no_data"] = str(error)
+        multi_label = bool(sources.is_multi_label(config.data.name, config.data.data_dir))
     else:
+        multi_label = training.source.multi_label
         total = len(training) // config.batch_size * config.epochs
         facts |= {
             "steps": total,
             "examples": len(training),
             "validation_examples": len(validation),
         }
-    task = _define_task(config, mesh, total, lambda hybrid: hybrid.init(jax.random.key(0)))
+    init = functools.partial(HybridNetwork.init, rng=jax.random.key(0))
+    task = _define_task(config, mesh, total, init, multi_label)
     return {**facts, **step_cost(config, task, mapped_step(task.program, mesh))}
 
 
@@ -190,13 +194,24 @@ def _open_data(
 
 
 def _define_task(
-    config: RunConfig, mesh: Mesh, total: int, init: Callable[[HybridNetwork], Variables]
+    config: RunConfig,
+    mesh: Mesh,
+    total: int,
+    init: Callable[[HybridNetwork], Variables],
+    multi_label: bool,
 ) -> Task:
+    """The run's task; raises TrainingError where the set's labels do not fit it."""
+    if multi_label and config.task == "distill":
+        raise TrainingError(
+            f"'{config.data.name}' is a multi-label set, which cannot be distilled: the soft loss "
+            "compares softmaxes over classes that exclude each other; train its networks by "
+            "themselves with launch.train_teacher"
+        )
     preprocessing = workdir.preprocessing_of(config)
     transform = functools.partial(augment, config=config.augmentation, preprocessing=preprocessing)
     if config.task == "distill":
         return distillation_task(config, mesh, transform, preprocessing.normalize, total, init)
-    return network_task(config, mesh, transform, preprocessing.normalize, total)
+    return network_task(config, mesh, transform, preprocessing.normalize, total, multi_label)
 
 
 def train(
@@ -357,12 +372,9 @@ def _assess(
     )
     values = {f"{split}/{name}": value for name, value in found.values.items()}
     writer.write(step, values)
-    top1 = {
-        name.removesuffix("/top1"): f"{100 * value:.1f}"
-        for name, value in found.values.items()
-        if name.endswith("/top1")
-    }
-    bar.say(f"step {step}: " + "  ".join(f"{name} {value}" for name, value in top1.items()))
+    shown = {name: value for name, value in found.values.items() if not name.endswith("/loss")}
+    scores = [f"{name.removesuffix('/top1')} {100 * v:.1f}" for name, v in shown.items()]
+    bar.say(f"step {step}: " + "  ".join(scores))
     best = notes["best"]
     if split == "validation" and (best is None or found.score > best["score"]):
         checkpoints.save_result("best", step, found.variables)

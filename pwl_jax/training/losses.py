@@ -1,4 +1,4 @@
-"""The losses of progressive distillation, each a pure function of logits or features.
+"""The losses of training and distillation, each a pure function of logits or features.
 
 PWL (arXiv 2509.22319) and its PyTorch baseline define `hard`, `soft`, `sync`, `recon` and `cross`;
 `align`, the alignment of every prefix stream, is this project's own (see BUILD_NOTES.md).
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 Logits = Float[Array, "batch classes"]
 Labels = Int[Array, " batch"]
+MultiHot = Int[Array, "batch classes"]
 Scalar = Float[Array, ""]
 Features = Float[Array, "batch *positions channels"]
 Converter = Callable[[jax.Array], jax.Array]
@@ -24,6 +25,18 @@ def cross_entropy(logits: Logits, labels: Labels) -> Scalar:
     chex.assert_rank([logits, labels], [2, 1])
     chex.assert_equal_shape_prefix([logits, labels], 1)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def binary_cross_entropy(logits: Logits, labels: MultiHot) -> Scalar:
+    """Mean over the classes and the batch of each class's own cross-entropy, in nats.
+
+    Args:
+      logits: f32[batch, classes], of one sigmoid a class.
+      labels: [batch, classes] of 0 and 1.
+    """
+    chex.assert_rank([logits, labels], 2)
+    chex.assert_equal_shape([logits, labels])
+    return optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean()
 
 
 def soft_cross_entropy(teacher_logits: Logits, logits: Logits, temperature: float) -> Scalar:

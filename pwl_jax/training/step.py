@@ -19,7 +19,8 @@ AXIS = "data"
 """The mapped axis: examples."""
 
 Batch = Mapping[str, Any]
-"""`image`: uint8[batch, height, width, channels], `label`: int32[batch], `index`: int32[batch]."""
+"""`image`: uint8[batch, height, width, channels], `label`: int32[batch] or multi-hot
+uint8[batch, classes], `index`: int32[batch]."""
 
 Loss = Callable[
     [Variables, jax.Array, jax.Array, Variables, jax.Array], tuple[jax.Array, LossOutputs]

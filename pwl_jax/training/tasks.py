@@ -56,6 +56,7 @@ class Task:
       abstract: their shapes and types.
       masks: stacked masks the loss takes, a function of the variables' structure.
       assess: variables to what they are worth on the validation split.
+      multi_label: whether its labels are multi-hot.
     """
 
     program: StepProgram
@@ -63,15 +64,29 @@ class Task:
     abstract: Variables
     masks: Callable[[Variables], Any]
     assess: Callable[[Variables, Batches, Batches], Assessment]
+    multi_label: bool = False
 
 
 def network_task(
-    config: RunConfig, mesh: Mesh, augment: Augment, normalize: Callable[[Any], Any], steps: int
+    config: RunConfig,
+    mesh: Mesh,
+    augment: Augment,
+    normalize: Callable[[Any], Any],
+    steps: int,
+    multi_label: bool = False,
 ) -> Task:
-    """Trains the pair's teacher, or its student alone, by cross-entropy."""
+    """Trains the pair's teacher, or its student alone, by cross-entropy.
+
+    Args:
+      config, mesh, augment, normalize: of the run.
+      steps: length of the learning rate's schedule.
+      multi_label: whether labels are multi-hot: each class has a sigmoid of its own then, the
+        loss is `losses.binary_cross_entropy`, and the score mean average precision.
+    """
     name = str(config.task)
     spec = config.pair.teacher if name == "teacher" else config.pair.student
     network = spec.build(AXIS if config.sync_batch_norm else None)
+    hard_loss = losses.binary_cross_entropy if multi_label else losses.cross_entropy
 
     def init() -> Variables:
         return {name: initial_variables(network.init, jax.random.key(config.seed))}
@@ -82,7 +97,7 @@ def network_task(
         del masks, rng
         outputs = network.apply(variables[name], images, train=True)
         stats = blend_moments(variables[name]["batch_stats"], outputs.moments)
-        hard = losses.cross_entropy(outputs.logits, labels)
+        hard = hard_loss(outputs.logits, labels)
         return hard, LossOutputs({"hard": hard}, stats)
 
     logits_of = jax.jit(lambda variables, images: network.apply(variables, images).logits)
@@ -94,18 +109,15 @@ def network_task(
             validation(),
             normalize,
             mesh,
-        )
-        return Assessment(
-            found[name].top1,
-            {f"{name}/top1": found[name].top1, f"{name}/loss": found[name].loss},
-            variables,
-        )
+        )[name]
+        values = {f"{name}/{found.metric}": found.score, f"{name}/loss": found.loss}
+        return Assessment(found.score, values, variables)
 
     abstract = {name: jax.eval_shape(network.init, jax.random.key(0))}
     labels = jax.tree.map(lambda _: STUDENT, params_of(abstract))
     optimizer = make_optimizer(config.optimizer, steps, labels)
     program = StepProgram(loss, name, optimizer, labels, augment, config.seed)
-    return Task(program, init, abstract, lambda variables: {}, assess)
+    return Task(program, init, abstract, lambda variables: {}, assess, multi_label)
 
 
 def distillation_task(
@@ -134,7 +146,7 @@ def distillation_task(
         if config.calibration_examples:
             variables = calibrated(hybrid, variables, training(), normalize, moments_of, mesh)
         found = evaluate_compositions(evaluator, variables, prefixes, validation(), normalize)
-        values = {f"{c}/top1": result.top1 for c, result in found.items()}
+        values = {f"{c}/top1": result.score for c, result in found.items()}
         score = sum(values.values()) / len(values)
         return Assessment(score, {"mean_prefix/top1": score, **values}, variables)
 
@@ -154,11 +166,14 @@ def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[s
       step: the mapped step.
     """
     state = jax.eval_shape(task.program.init, task.abstract)
+    label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    if task.multi_label:
+        label = jax.ShapeDtypeStruct((config.batch_size, config.pair.teacher.classes), jnp.uint8)
     batch = {
         "image": jax.ShapeDtypeStruct(
             (config.batch_size, *config.pair.teacher.input_shape), jnp.uint8
         ),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        "label": label,
         "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
     }
     masks = jax.eval_shape(lambda: task.masks(task.abstract))

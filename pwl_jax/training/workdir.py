@@ -9,14 +9,15 @@ from etils import epath
 
 from pwl_jax.bundle.preprocessing import Preprocessing
 from pwl_jax.data import pipeline, sources
-from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.hybrid import HybridNetwork, live_bytes
 from pwl_jax.ladder import Composition
-from pwl_jax.models.block_network import Variables
+from pwl_jax.models.block_network import BlockNetwork, Variables
 from pwl_jax.training.checkpoints import CheckpointError, Which, read_json, restore_variables
 from pwl_jax.training.config import RunConfig, differences
 from pwl_jax.training.evaluation import (
     Accuracy,
     Evaluator,
+    accuracy,
     evaluate_compositions,
     fitting_batch,
 )
@@ -38,6 +39,39 @@ class TrainedModel:
     hybrid: HybridNetwork
     variables: Variables
     step: int
+
+    def live_bytes(self, composition: Composition) -> int:
+        """Bytes of the weights that a composition reads."""
+        return live_bytes(self.variables, self.hybrid.mask_of(self.variables, composition))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """One network of a pair, trained by itself, as its checkpoint holds it.
+
+    Attributes:
+      config: of the run; its task, `teacher` or `student`, says which network it is.
+      network: the network.
+      variables: its `{"params", "batch_stats"}`.
+      step: at which they were saved.
+    """
+
+    config: RunConfig
+    network: BlockNetwork
+    variables: Variables
+    step: int
+
+    @property
+    def composition(self) -> Composition:
+        """Itself alone as a composition: its letter for every block."""
+        blocks = self.network.num_blocks
+        return Composition.prefix(blocks, blocks if self.config.task == "teacher" else 0)
+
+    def live_bytes(self, composition: Composition) -> int:
+        """Bytes of the network's weights; the composition can only be its own."""
+        if composition != self.composition:
+            raise CheckpointError(f"no weights for {composition}; there is {self.composition}")
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.variables))
 
 
 def check_config(workdir: epath.PathLike, config: RunConfig) -> bool:
@@ -104,6 +138,31 @@ def load_model(workdir: epath.PathLike, which: Which = "best") -> TrainedModel:
     return TrainedModel(config, hybrid, variables, step)
 
 
+def load_network(workdir: epath.PathLike, which: Which = "best") -> TrainedNetwork:
+    """The network that `train_teacher` left in a workdir, teacher or student.
+
+    Raises:
+      CheckpointError: no run, no result yet, or the run of a distillation.
+    """
+    config = read_config(workdir)
+    if config.task == "distill":
+        raise CheckpointError(
+            f"'{workdir}' holds a distillation; expected the workdir of a network trained alone"
+        )
+    name = str(config.task)
+    network = getattr(config.pair, name).build()
+    like = {name: jax.eval_shape(network.init, jax.random.key(0))}
+    step, variables = restore_variables(workdir, like, which)
+    return TrainedNetwork(config, network, variables[name], step)
+
+
+def teacher_of(model: TrainedModel) -> TrainedNetwork:
+    """A pair's teacher as a network by itself."""
+    config = dataclasses.replace(model.config, task="teacher")
+    network = config.pair.teacher.build()
+    return TrainedNetwork(config, network, model.variables["teacher"], model.step)
+
+
 def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "best") -> Variables:
     """The teacher that `train_teacher` left in a workdir, for the pair of another run.
 
@@ -125,9 +184,7 @@ def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "bes
         return load_model(workdir, which).variables["teacher"]
     if theirs.task != "teacher":
         raise CheckpointError(f"'{workdir}' holds a {theirs.task}; expected a teacher")
-    network = config.pair.teacher.build()
-    like = {"teacher": jax.eval_shape(network.init, jax.random.key(0))}
-    return restore_variables(workdir, like, which)[1]["teacher"]
+    return load_network(workdir, which).variables
 
 
 def preprocessing_of(config: RunConfig) -> Preprocessing:
@@ -144,7 +201,8 @@ def open_data(
     """A split of the data the run was trained on, or of another set with as many classes.
 
     Raises:
-      sources.DataError: no such data, or another number of classes than the pair has.
+      sources.DataError: no such data, another number of classes than the pair has, or images
+        with several labels for a network of single ones, or the other way round.
     """
     data = config.data
     source = sources.load(
@@ -155,7 +213,38 @@ def open_data(
             f"'{source.name}' has {len(source.classes)} classes; the pair was trained for "
             f"{config.pair.teacher.classes}"
         )
+    trained = source.multi_label if name is None else _multi_label(config)
+    if trained not in (None, source.multi_label):
+        kinds = {False: "one label an image", True: "any number of labels an image"}
+        raise sources.DataError(
+            f"'{source.name}' has {kinds[source.multi_label]}; the network was trained on "
+            f"'{data.name}', which has {kinds[not source.multi_label]}"
+        )
     return source
+
+
+def _multi_label(config: RunConfig) -> bool | None:
+    """Whether a run's labels are multi-hot; None where its data are neither here nor known."""
+    if config.task == "distill":
+        return False
+    return sources.is_multi_label(config.data.name, config.data.data_dir)
+
+
+def measure_network(
+    model: TrainedNetwork, source: sources.Source, batch_size: int = 256
+) -> dict[Composition, Accuracy]:
+    """Accuracy of a network by itself on a split of some data, under its composition's name."""
+    preprocessing = preprocessing_of(model.config)
+    prepared = pipeline.PreparedSource(source, preprocessing)
+    mesh = device_mesh()
+    variables = replicate(model.variables, mesh)
+    logits_of = jax.jit(lambda variables, images: model.network.apply(variables, images).logits)
+    return accuracy(
+        lambda images: {model.composition: logits_of(variables, images)},
+        pipeline.eval_batches(prepared, fitting_batch(batch_size, len(prepared), mesh)),
+        preprocessing.normalize,
+        mesh,
+    )
 
 
 def measure(

@@ -1,15 +1,14 @@
 """Small data sets: one in memory, some written by TFDS itself."""
 
-import io
 import json
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pwl_jax.bundle.preprocessing import Preprocessing
 from pwl_jax.data.sources import Source
+from tests.tfds_sets import png, write_set
 
 
 @pytest.fixture
@@ -32,29 +31,15 @@ def preprocessing():
 
 
 def _write(data_dir, name, splits, features):
-    import tensorflow_datasets as tfds
+    """A set of single labels, whose every image is 5x6 pixels of the example's number."""
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-        url_infos = {}  # noqa: RUF012 - or TFDS looks for checksums beside this file
+    def rows(labels):
+        for number, label in enumerate(labels):
+            image = png(np.full((5, 6, 3), number, np.uint8))
+            example = {"image": image, "label": label}
+            yield {key: example[key] for key in features}
 
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, manager):
-            del manager
-            return {split: self._generate_examples(labels) for split, labels in splits.items()}
-
-        def _generate_examples(self, labels):
-            for number, label in enumerate(labels):
-                file = io.BytesIO()
-                Image.fromarray(np.full((5, 6, 3), number, np.uint8)).save(file, "png")
-                file.seek(0)
-                example = {"image": file, "label": label}
-                yield number, {key: example[key] for key in features}
-
-    Builder.name = name
-    Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    write_set(data_dir, name, {split: rows(labels) for split, labels in splits.items()}, features)
 
 
 @pytest.fixture(scope="session")
@@ -84,4 +69,56 @@ def tfds_dir(tmp_path_factory):
     info.write_text(json.dumps({**content, "name": "lost_shard"}))
     for shard in (directory / "lost_shard" / "1.0.0").glob("*train.array_record*"):
         shard.unlink()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def known_sets(tmp_path_factory):
+    """A data_dir with a few made-up examples of CIFAR-100 and PASCAL-VOC in TFDS's own layout.
+
+    Every pixel of an image is the example's number; images of VOC differ in size.
+    """
+    import tensorflow_datasets as tfds
+
+    directory = tmp_path_factory.mktemp("known")
+    cifar = tfds.builder("cifar100", data_dir=directory)
+    cifar.info.features["label"].names = [f"fine {number}" for number in range(100)]
+
+    def tiny_images(count):
+        for number in range(count):
+            yield {
+                "id": f"cifar_{number}",
+                "image": png(np.full((32, 32, 3), number, np.uint8)),
+                "label": 99 - number,
+                "coarse_label": number % 20,
+            }
+
+    splits = {"train": tiny_images(20), "test": tiny_images(4)}
+    write_set(directory, "cifar100", splits, cifar.info.features, str(cifar.version))
+
+    def photographs(labels):
+        for number, present in enumerate(labels):
+            objects = [
+                {
+                    "label": label,
+                    "bbox": tfds.features.BBox(ymin=0.1, xmin=0.1, ymax=0.9, xmax=0.9),
+                    "pose": 0,
+                    "is_truncated": False,
+                    "is_difficult": False,
+                }
+                for label in present
+            ]
+            yield {
+                "image": png(np.full((7 + number % 3, 9, 3), number, np.uint8)),
+                "image/filename": f"{number}.jpg",
+                "labels": present,
+                "labels_no_difficult": present[:1],
+                "objects": objects,
+            }
+
+    labels = {"train": [[0, 19], [3], [3, 4, 5], [19]] * 5, "validation": [[7], [8, 2]]}
+    for config, test in (("2007", [[1], [19, 2]]), ("2012", [[], []])):
+        voc = tfds.builder(f"voc/{config}", data_dir=directory)
+        splits = {name: photographs(rows) for name, rows in {**labels, "test": test}.items()}
+        write_set(directory, "voc", splits, voc.info.features, str(voc.version), config)
     return directory

@@ -44,6 +44,15 @@ def test_digits_images():
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
+def test_cifar100_is_read_with_its_fine_labels(known_sets):
+    test = load("cifar100", "test", known_sets)
+    assert (len(test.classes), test.classes[0], test.multi_label) == (100, "fine 0", False)
+    for example in (test[i] for i in range(len(test))):
+        assert example["image"].shape == (32, 32, 3)
+        assert example["label"] == 99 - example["image"][0, 0, 0]
+    assert [len(load("cifar100", s, known_sets)) for s in ("train", "validation")] == [18, 2]
+
+
 @pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
 def test_validation_is_a_part_of_the_training_examples(fraction):
     train, validation = (
@@ -57,10 +66,11 @@ def test_validation_is_a_part_of_the_training_examples(fraction):
     assert np.array_equal(test.indices, load("digits", "test").indices)
 
 
-def test_statistics_of_digits_are_those_of_its_training_images():
-    source = load("digits", "train", validation_fraction=0)
+@pytest.mark.parametrize("name", ["digits", "multi_digits"])
+def test_statistics_of_digits_are_those_of_the_training_images(name):
+    source = load(name, "train", validation_fraction=0)
     pixels = np.stack([source[i]["image"] for i in range(len(source))]) / 255
-    mean, deviation = sources.STATISTICS["digits"]
+    mean, deviation = sources.STATISTICS[name]
     assert mean[0] == pytest.approx(pixels.mean(), abs=1e-4)
     assert deviation[0] == pytest.approx(pixels.std(), abs=1e-4)
 
@@ -142,6 +152,14 @@ def test_a_damaged_shard_is_an_error_of_the_data(tfds_dir, tmp_path):
     source = load("whole_set", "train", tmp_path)
     with pytest.raises(DataError, match=r"example 0 of 'whole_set' \(train\) cannot be read"):
         source[0]
+
+
+def test_a_damaged_test_shard_is_an_error_of_the_data(tfds_dir, tmp_path):
+    directory = shutil.copytree(tfds_dir / "whole_set", tmp_path / "whole_set")
+    (shard,) = (directory / "1.0.0").glob("*test.array_record*")
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"the test split of 'whole_set' cannot be read: "):
+        load("whole_set", "test", tmp_path)
 
 
 @pytest.mark.cifar10

@@ -11,6 +11,7 @@ from pwl_jax.data import sources
 from pwl_jax.ladder import Composition
 from pwl_jax.training import loop
 from pwl_jax.training.config import run_config
+from pwl_jax.training.loop import TrainingError
 from tests import tiny_runs
 
 CONFIGS = sorted(
@@ -99,7 +100,8 @@ def test_a_teacher_of_another_pair_and_a_config_of_another_run(runs, tmp_path):
 def test_evaluate_says_what_is_wrong(runs, tmp_path):
     for arguments, message in (
         ([f"--workdir={tmp_path / 'nowhere'}"], "no run's config at"),
-        ([f"--workdir={runs / 'teacher'}"], "holds a teacher alone"),
+        ([f"--workdir={runs / 'teacher'}", "--orders=all"], "--orders is for pairs; '"),
+        ([f"--workdir={runs / 'teacher'}", "--data=multi_digits"], "has any number of labels"),
         ([f"--workdir={runs / 'pwl'}", "--orders=prefix,some"], "'some'"),
         ([f"--workdir={runs / 'pwl'}", "--data=nothing"], "no data set 'nothing'"),
     ):
@@ -143,6 +145,48 @@ def test_evaluate_writes_every_composition(runs):
 
 
 @pytest.mark.slow
+def test_evaluate_measures_a_network_alone(runs):
+    result = tiny_runs.launched("launch.evaluate", f"--workdir={runs / 'teacher'}")
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((runs / "teacher" / "compositions.json").read_text())
+    assert list(row) == ["composition", "top1", "loss", "examples", "live_bytes"]
+    assert row["composition"] == "TTT" and row["examples"] == sources.DIGITS_TEST
+    # A distilled workdir holds the same teacher.
+    tiny_runs.launched("launch.evaluate", f"--workdir={runs / 'pwl'}", "--orders=prefix")
+    rows = json.loads((runs / "pwl" / "compositions.json").read_text())
+    assert rows[-1]["composition"] == "TTT" and rows[-1]["top1"] == row["top1"]
+    assert rows[-1]["live_bytes"] == row["live_bytes"]
+
+
+@pytest.mark.slow
+def test_a_multi_label_set_from_training_to_its_report(tmp_path):
+    config = tiny_runs.config_file(tmp_path / "config.py", data={"name": "multi_digits"}, epochs=1)
+    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    fails(
+        tiny_runs.launched("launch.distill", *flags, f"--teacher={tmp_path}"),
+        1,
+        "'multi_digits' is a multi-label set, which cannot be distilled",
+    )
+    assert not (tmp_path / "run").exists()
+    result = tiny_runs.launched("launch.train_teacher", *flags, "--network=student")
+    assert result.returncode == 0, result.stderr
+    assert "validation/student/mean_average_precision: 0." in result.stdout
+    result = tiny_runs.launched("launch.evaluate", flags[1])
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "run" / "compositions.json").read_text())
+    names = ["composition", "top1", "mean_average_precision", "loss", "examples", "live_bytes"]
+    assert list(row) == names
+    assert (row["composition"], row["top1"], row["examples"]) == ("SSS", None, 1000)
+    assert f"{100 * row['mean_average_precision']:.2f}" in result.stdout
+    assert "mAP %" in result.stdout
+    with (tmp_path / "run" / "compositions.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert line["top1"] == ""
+    assert float(line["mean_average_precision"]) == row["mean_average_precision"]
+    assert (tmp_path / "run" / "compositions.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_the_commands_own_flags(name):
     result = tiny_runs.launched(f"launch.{name}", "--help")
@@ -178,6 +222,12 @@ def test_every_config_describes_two_runs(name):
             run = run_config(config, task)
             assert run.task == task
             if variant or task == "teacher":
+                continue
+            if sources.is_multi_label(run.data.name):
+                with pytest.raises(TrainingError, match="cannot be distilled"):
+                    loop.dry_run(run)
+                for alone in ("teacher", "student"):
+                    assert loop.dry_run(run_config(config, alone))["flops"] > 0
                 continue
             cost = loop.dry_run(run)
             assert cost["networks"]["teacher"][0] > cost["networks"]["student"][0]

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import zstandard
 
-from pwl_jax.precision import PrecisionError, StagePayload, decode_tensor, encode_tensor
+from pwl_jax.precision import (
+    PrecisionError,
+    Quantization,
+    StagePayload,
+    decode_tensor,
+    encode_tensor,
+)
 
 STAGES = (4, 8, "exact")
 MAX_BYTES = 1 << 20
@@ -26,7 +32,7 @@ def headed(payload, **fields):
     return dataclasses.replace(payload, header=kept)
 
 
-PAYLOADS = encode_tensor(kernel(), STAGES)
+PAYLOADS = encode_tensor(kernel(), STAGES, quantization=Quantization(group_size=24))
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -42,7 +48,9 @@ def test_stages_out_of_order_are_refused(order):
         decode_tensor([PAYLOADS[i] for i in order])
 
 
-@pytest.mark.parametrize("field", ["kind", "dtype", "shape", "parts", "bits", "axis"])
+@pytest.mark.parametrize(
+    "field", ["kind", "dtype", "shape", "parts", "bits", "axis", "group", "affine"]
+)
 @pytest.mark.parametrize(
     "value",
     [
@@ -105,11 +113,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_opened(declared):
 def test_scales_that_no_encoder_writes_are_refused(scale):
     array = kernel()
     payload = encode_tensor(array, (8,))[0]
+    assert (payload.header["axis"], payload.header["group"]) == (1, 32)
     codes = np.full(array.size, 128, np.uint8).tobytes()
-    scales = np.full(16, scale, "<f4").tobytes()
-    parts = [["raw", len(codes)], ["raw", len(scales)]]
+    scales = (np.full(16, scale, "<f4").view("<u4") >> 20).astype("<u2").tobytes()
+    parts = [["raw", 16], ["raw", 16], ["raw", len(codes)]]
+    data = scales[0::2] + scales[1::2] + codes
     with pytest.raises(PrecisionError, match="scale"):
-        decode_tensor([StagePayload(8, {**payload.header, "parts": parts}, codes + scales)])
+        decode_tensor([StagePayload(8, {**payload.header, "parts": parts}, data)])
 
 
 def decodes_or_refuses(payloads):

@@ -1,43 +1,103 @@
+"""Planes and residuals on their own: any pattern from any code, and the sizes that they promise."""
+
 import numpy as np
 import pytest
 
-from pwl_jax.precision import residual
-from pwl_jax.precision.dtypes import patterns_of
+from pwl_jax.precision import decode_tensor, encode_tensor, planes
+from pwl_jax.precision.codes import SliceCodes
+from pwl_jax.precision.payload import PartReader, payload_of
+from pwl_jax.precision.residual import decode_slice, encode_slice
+
+WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
-def test_neighbours_are_one_step_apart_across_zero_and_powers_of_two():
-    """What makes residuals small: the order of patterns is the order of values."""
-    values = np.array([-1.0000001, -0.5, -1e-45, -0.0, 0.0, 1e-45, 0.99999994, 3.0], np.float32)
-    above = np.nextafter(values, np.float32(np.inf))
-    steps = residual.residual(patterns_of(above), patterns_of(values))
-    # Zigzag: +1 is 2. -1e-45 goes to -0 and to +0 next, so from -0 the first positive is two away.
-    expected = np.where(values == 0, np.where(np.signbit(values), 4, 2), 2)
-    np.testing.assert_array_equal(steps, expected)
-    back = residual.residual(patterns_of(values), patterns_of(above))
-    np.testing.assert_array_equal(back, expected - 1)
+def reader_of(parts):
+    return PartReader(payload_of("exact", {}, parts))
 
 
-@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<u8"])
-def test_any_pattern_is_reached_from_any_other(dtype):
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("dtype", WIDTHS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_any_pattern_is_reached_from_any_code(dtype, bits, zeros):
     rng = np.random.default_rng(0)
-    width = np.dtype(dtype).itemsize
-    top = 1 << (8 * width - 1)
-    edges = np.array([0, 1, top - 1, top, top + 1, 2 * top - 1], dtype)
-    noise = np.frombuffer(rng.bytes(200 * width), dtype)
-    original = np.concatenate([np.repeat(edges, len(edges)), noise])
-    other = np.concatenate([np.tile(edges, len(edges)), noise[::-1]])
-    steps = residual.residual(original, other)
-    np.testing.assert_array_equal(residual.restored(steps, other), original, strict=True)
-    turned = residual.exponent_first(original)
-    np.testing.assert_array_equal(residual.sign_first(turned), original, strict=True)
-    planes = residual.byte_planes(original)
-    assert [plane[3] for plane in planes] == list(original[3:4].tobytes())
-    restored = residual.from_planes(planes, np.dtype(dtype))
-    np.testing.assert_array_equal(restored, original, strict=True)
+    patterns = np.frombuffer(rng.bytes(999 * WIDTHS[dtype]), f"<u{WIDTHS[dtype]}").copy()
+    patterns[::3] = 0
+    half = 1 << (bits - 1)
+    codes = rng.integers(-half, half, patterns.size).astype(np.int8)
+    codes[::5] = 0
+    scales = rng.choice(np.float32([0, 2.0**-100, 1e-3, 1.5, 2.0**110]), patterns.size)
+    slice_codes = SliceCodes(codes, scales, bits)
+    reader = reader_of(encode_slice(patterns, slice_codes, dtype, zeros))
+    out = np.empty_like(patterns)
+    if zeros:
+        # Only zeros whose code is 0 as well are left out.
+        assert np.any((patterns == 0) & (codes != 0))
+    decode_slice(reader, slice_codes, dtype, zeros, out)
+    reader.finish()
+    np.testing.assert_array_equal(out, patterns, strict=True)
 
 
-def test_small_code_differences_are_small_numbers():
-    differences = np.array([0, -1, 1, -2, 32767, -32768], np.int16)
-    coded = residual.zigzag(differences)
+def test_classes_are_digits_of_the_magnitude():
+    codes = np.arange(-8, 8, dtype=np.int8)
+    places = SliceCodes(codes, np.ones(16, np.float32), 4).classes()
+    found = [sorted(codes[place].tolist()) for place in places]
+    assert found == [[0], [-1, 1], [-3, -2, 2, 3], [-8, -7, -6, -5, -4, 4, 5, 6, 7]]
+    assert len(SliceCodes(np.int8([-128, 127]), np.ones(2, np.float32), 8).classes()[7]) == 2
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_edges_are_half_a_step_nearer_to_zero(bits):
+    highest = (1 << (bits - 1)) - 1
+    codes = np.array([-2, -1, 0, 1, 2, highest, -highest - 1], np.int8)
+    edges = SliceCodes(codes, np.full(7, 2, np.float32), bits).edges()
+    assert edges.tolist() == [-3, -1, -1, 1, 3, 2 * highest - 1, -2 * highest - 1]
+
+
+def test_ordered_patterns_are_in_the_order_of_values():
+    values = np.float32([-np.inf, -1.5, -1e-45, 0.0, 1e-45, 1.0, np.inf])
+    ordered = planes.ordered(values.view(np.uint32)).view(np.int32)
+    assert np.all(np.diff(ordered) > 0)
+    np.testing.assert_array_equal(planes.ordered(ordered.view(np.uint32)), values.view(np.uint32))
+
+
+def test_small_differences_are_small_numbers():
+    differences = np.array([0, -1, 1, -2, 32767, -32768], np.int16).view(np.uint16)
+    coded = planes.zigzag(differences)
     assert coded.tolist() == [0, 1, 2, 3, 65534, 65535]
-    np.testing.assert_array_equal(residual.unzigzag(coded), differences, strict=True)
+    np.testing.assert_array_equal(planes.unzigzag(coded), differences, strict=True)
+
+
+def entropy(share):
+    return -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+
+
+@pytest.mark.parametrize("kept", ["random", "2:4"])
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_pruned_weights_cost_little_more_than_their_mask_and_what_is_left(kept, share):
+    rng = np.random.default_rng(1)
+    array = rng.standard_normal((2048, 256)).astype(np.float32)
+    if kept == "2:4":
+        rank = np.argsort(np.argsort(np.abs(array).reshape(-1, 4), axis=1), axis=1)
+        mask, mask_bits = (rank >= 2).reshape(array.shape), np.log2(6) / 4
+        share = 0.5
+    else:
+        mask, mask_bits = rng.random(array.shape) < share, entropy(share)
+    dense = [len(p.data) for p in encode_tensor(array[mask][:, None].repeat(1, 1), ("exact",))]
+    pruned = np.where(mask, array, np.float32(0))
+    least = dense[0] + mask_bits / 8 * array.size
+    for stages in (("exact",), (4, "exact")):
+        payloads = encode_tensor(pruned, stages)
+        assert decode_tensor(payloads).tobytes() == pruned.tobytes()
+        total = sum(len(p.data) for p in payloads)
+        assert total < 1.12 * least, (kept, stages, total / least)
+
+
+def test_low_precision_in_wide_floats_stays_cheap():
+    """Weights of 16 bits that are kept as float32 cost as much as in 16 bits."""
+    rng = np.random.default_rng(2)
+    wide = rng.standard_normal((512, 256)).astype(np.float32)
+    wide.view(np.uint32)[:] &= 0xFFFF0000
+    narrow = (wide.view(np.uint32) >> 16).astype(np.uint16)
+    for stages in (("exact",), (4, "exact")):
+        total = sum(len(p.data) for p in encode_tensor(wide, stages))
+        assert total < 0.75 * narrow.nbytes

@@ -17,6 +17,14 @@ def test_cross_entropy_by_hand():
     assert float(losses.cross_entropy(logits, jnp.array([1, 0]))) == pytest.approx(expected)
 
 
+def test_binary_cross_entropy_by_hand():
+    # The sigmoid of ln 3 is 3/4, that of 0 is 1/2.
+    logits = jnp.array([[math.log(3), 0.0], [math.log(3), 0.0]])
+    labels = jnp.array([[1, 0], [0, 1]], jnp.uint8)
+    expected = (math.log(4 / 3) + math.log(4) + 2 * math.log(2)) / 4
+    assert float(losses.binary_cross_entropy(logits, labels)) == pytest.approx(expected)
+
+
 def test_soft_cross_entropy_by_hand():
     # At T = 2, logits (0, 2 ln 3) soften to (1/4, 3/4) and (0, 0) to (1/2, 1/2).
     teacher = jnp.array([[0.0, 2 * math.log(3)]])

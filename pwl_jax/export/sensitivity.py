@@ -1,0 +1,124 @@
+"""How much each tensor's precision matters, measured, and the bits that follow from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pwl_jax.data import pipeline
+from pwl_jax.errors import UserError
+from pwl_jax.export.measure import CODED
+from pwl_jax.hybrid.masks import leaf_names
+from pwl_jax.ladder import EXACT, Bits, Composition, Rung
+from pwl_jax.models.block_network import Variables
+from pwl_jax.precision import (
+    Choice,
+    Quantization,
+    canonical_json,
+    encode_tensor,
+    expand,
+    plan_bits,
+    quantizable,
+)
+from pwl_jax.training.evaluation import Evaluator
+
+MOST_EXAMPLES = 256
+"""Images that logits are compared on; one forward pass a tensor."""
+
+_WIDTHS: tuple[Bits, ...] = (2, 3, 4, 5, 6, 8, EXACT)
+
+
+def planned_widths(
+    evaluator: Evaluator,
+    variables: Variables,
+    stages: Sequence[Bits],
+    share: float,
+    source: pipeline.PreparedSource,
+    quantization: Quantization,
+) -> dict[str, tuple[Bits, ...]]:
+    """The widths of each tensor at each stage, such that the first stage keeps to a budget.
+
+    A tensor's sensitivity is the mean squared change of the logits per squared error of the
+    tensor, measured with this tensor alone at the first stage's bits, in its network by itself.
+    The change that other widths make is taken to grow with their squared error.
+
+    Args:
+      evaluator: of the pair.
+      variables: its exact tree; networks that are not in it are not planned.
+      stages: of all blocks, the first one in bits.
+      share: bytes of a network's first stage, as a share of its original bytes.
+      source: validation images.
+      quantization: how codes are chosen.
+
+    Returns:
+      By tensor name, of tensors that are sent as codes.
+
+    Raises:
+      UserError: a budget below what the fewest bits take, or stages without any bits.
+    """
+    if stages[0] == EXACT:
+        raise UserError("a budget is for the first stage's codes; stages begin with exact")
+    images, _ = pipeline.in_memory(source.source, source.preprocessing)
+    inputs = source.preprocessing.normalize(images[:MOST_EXAMPLES])
+    planned: dict[str, tuple[Bits, ...]] = {}
+    for network in (network for network in CODED if network in variables):
+        blocks = evaluator.hybrid.num_blocks
+        composition = Composition.prefix(blocks, blocks if network == "teacher" else 0)
+        rung = Rung.uniform(composition, EXACT)
+        choices, fixed, original = {}, 0, 0
+        exact = _logits(evaluator, rung, variables, inputs)
+        names = leaf_names(variables[network])
+        for place, name in enumerate(names):
+            array = np.asarray(jax.tree.leaves(variables[network])[place])
+            original += array.nbytes
+            if not quantizable(array, quantization.channel_axis):
+                fixed += _bytes(array, EXACT, quantization)
+                continue
+            errors = {bits: _squared_error(array, bits, quantization) for bits in _WIDTHS}
+            coarse = expand(array, stages[0], (stages[0],), quantization=quantization)
+            moved = _replaced(variables, network, place, coarse)
+            change = np.mean((_logits(evaluator, rung, moved, inputs) - exact) ** 2)
+            squared = float(np.sum((coarse.astype(np.float64) - array.astype(np.float64)) ** 2))
+            sensitivity = float(change) / squared if squared else 0.0
+            choices[f"{network}/{name}"] = [
+                Choice(bits, _bytes(array, bits, quantization), sensitivity * errors[bits])
+                for bits in _WIDTHS
+            ]
+        plan = plan_bits(choices, round(share * original) - fixed)
+        planned |= {name: _stages_of(bits, stages) for name, bits in plan.items()}
+    return planned
+
+
+def _stages_of(first: Bits, stages: Sequence[Bits]) -> tuple[Bits, ...]:
+    """A tensor's width at every stage, given that of the first."""
+    if first == EXACT:
+        return (EXACT,) * len(stages)
+    later = [EXACT if stage == EXACT else max(int(first), int(stage)) for stage in stages[1:]]
+    return (first, *later)
+
+
+def _logits(
+    evaluator: Evaluator, rung: Rung, variables: Variables, inputs: np.ndarray
+) -> np.ndarray:
+    return np.asarray(evaluator.logits([rung], lambda _: variables, jnp.asarray(inputs))[rung])
+
+
+def _replaced(variables: Variables, network: str, place: int, array: np.ndarray) -> Variables:
+    leaves, structure = jax.tree.flatten(variables[network])
+    leaves[place] = jnp.asarray(array)
+    changed: Mapping[str, Any] = jax.tree.unflatten(structure, leaves)
+    return {**variables, network: changed}
+
+
+def _squared_error(array: np.ndarray, bits: Bits, quantization: Quantization) -> float:
+    if bits == EXACT:
+        return 0.0
+    seen = expand(array, bits, (bits,), quantization=quantization)
+    return float(np.sum((seen.astype(np.float64) - array.astype(np.float64)) ** 2))
+
+
+def _bytes(array: np.ndarray, bits: Bits, quantization: Quantization) -> int:
+    payload = encode_tensor(array, (bits,), quantization=quantization)[0]
+    return payload.byte_count + len(canonical_json(payload.header))
