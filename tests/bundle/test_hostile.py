@@ -275,6 +275,20 @@ def test_huge_declared_tensors_are_refused_before_they_are_allocated(folder, mon
             BundleReader.open(folder).tensors(TEACHER, 4)
 
 
+def test_files_larger_than_what_they_hold_are_refused_before_they_are_fetched(folder, monkeypatch):
+    manifest = document(folder)
+    manifest["shards"]["teacher/0@4"]["bytes"] = 1 << 40
+    manifest["programs"]["teacher/0"][0]["bytes"] = 1 << 40
+    manifest["ladder"] = []
+    save(folder, manifest)
+    opened = BundleReader.open(folder)
+    monkeypatch.setattr(opened, "_store", None)
+    with pytest.raises(BundleError, match="declares 1099511627776 bytes for tensors of"):
+        opened.tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match="a program has at most"):
+        opened.program(TEACHER, "stablehlo")
+
+
 def test_a_shape_other_than_declared_is_refused_before_decoding(folder, monkeypatch):
     monkeypatch.setattr(unit_files, "decode_tensor", None)
     manifest = document(folder)
