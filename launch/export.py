@@ -69,10 +69,10 @@ def main() -> None:
 
 
 def _export_tensors(path: str, against: Any) -> None:
-    from launch.inspect import ladder_table
     from pwl_jax.bundle import BundleReader
     from pwl_jax.bundle.lazy_safetensors import SafetensorsFile
     from pwl_jax.bundle.tensor_bundle import write_tensor_bundle
+    from pwl_jax.ladder import ladder_table
 
     if not _PRECISION_ONLY.value:
         raise UserError("--weights holds no pair; add --precision_only")
@@ -90,15 +90,14 @@ def _export_tensors(path: str, against: Any) -> None:
     )
     print(f"{len(manifest.tensors)} tensors")
     given = () if against is None else [against]
-    print("\n".join(ladder_table(BundleReader.open(_BUNDLE.value, against=given).ladder)))
+    print(ladder_table(BundleReader.open(_BUNDLE.value, against=given).ladder))
 
 
 def _export_model(path: str, against: Any) -> None:
     from pwl_jax.bundle import BundleReader
     from pwl_jax.data.sources import DataError
     from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle
-    from pwl_jax.export.report import ladder_table
-    from pwl_jax.ladder import EXACT
+    from pwl_jax.ladder import EXACT, ladder_table
     from pwl_jax.training import workdir
 
     which: Any = _CHECKPOINT.value
