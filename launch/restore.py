@@ -18,7 +18,7 @@ from absl import flags
 from launch import bundle_flags, cli, files
 from pwl_jax.bundle import BundleReader
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout
-from pwl_jax.bundle.tensor_bundle import METADATA_FIELD
+from pwl_jax.bundle.tensor_bundle import metadata_of
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Unit, parse_bits
 from pwl_jax.precision import byte_count
@@ -35,7 +35,7 @@ def main() -> None:
     reader = bundle_flags.opened(_BUNDLE.value, _CACHE_DIR.value)
     chosen = stages_at(reader, stage)
     declared = {name: (entry.dtype, entry.shape) for name, entry in reader.manifest.tensors.items()}
-    layout = SafetensorsLayout(declared, reader.manifest.pair.get(METADATA_FIELD))
+    layout = SafetensorsLayout(declared, metadata_of(reader.manifest))
     with files.written_whole(_OUTPUT.value) as file:
         layout.write_header(file)
         for unit, here in chosen.items():

@@ -39,6 +39,7 @@ from experiments.faults.sample_bundles import Sample, sample_bundles
 from launch import cli, files
 from pwl_jax.bundle import BundleReader
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout, read_safetensors
+from pwl_jax.bundle.tensor_bundle import metadata_of
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Unit
 
@@ -132,7 +133,8 @@ def _read(sample: Sample, folder: Path) -> tuple[str, str]:
         "\n".join(description(reader)).encode()
         tensors = reader.manifest.tensors
         with files.written_whole(str(folder.parent / "restored")) as file:
-            layout = SafetensorsLayout({name: (t.dtype, t.shape) for name, t in tensors.items()})
+            declared = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+            layout = SafetensorsLayout(declared, metadata_of(reader.manifest))
             layout.write_header(file)
             for unit, stages in reader.manifest.stages.items():
                 for stage in stages:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pwl_jax.bundle import BundleReader, BundleWriter, Preprocessing
 from pwl_jax.bundle.signature import Key
+from pwl_jax.bundle.tensor_bundle import METADATA_FIELD
 from pwl_jax.ladder import Bits, Composition, Measurement, Rung, Unit
 from pwl_jax.precision import numpy_dtype
 
@@ -115,7 +116,7 @@ def _write(
                 program = f"program of {unit}".encode()
                 writer.add_program(unit, "stablehlo", program, {"own": sorted(tensors)[:1]})
         writer.finish(
-            pair={"name": "sample"},
+            pair={"name": "sample", METADATA_FIELD: {"format": "np"}},
             preprocessing=Preprocessing((8, 8, 3), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
             classes=("ant", "bee"),
             blocks=_BLOCKS,

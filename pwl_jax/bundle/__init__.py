@@ -1,16 +1,10 @@
 """Bundles: what passes from the wing that learns to the wing that lives. No JAX."""
 
 from pwl_jax.bundle.cached_store import CachedStore, default_cache_dir
+from pwl_jax.bundle.entries import FileEntry, ProgramEntry, ShardEntry, TensorEntry
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.http_store import HttpStore, open_store
-from pwl_jax.bundle.manifest import (
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-    ProgramEntry,
-    ShardEntry,
-    TensorEntry,
-)
+from pwl_jax.bundle.manifest import MANIFEST_NAME, Manifest
 from pwl_jax.bundle.preprocessing import Preprocessing, PreprocessingError
 from pwl_jax.bundle.reader import BundleReader, ExactTensors, VerifyReport
 from pwl_jax.bundle.signature import SIGNATURE_NAME, SignatureError

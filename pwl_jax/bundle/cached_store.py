@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import IO
@@ -23,7 +24,8 @@ class CachedStore:
     A file is fetched to `<sha256>.part`, verified there and renamed, so that files appear whole or
     not at all. Who fetches holds a lock on the part, which ends with its process; the next one
     goes on where it broke off. Another process, or thread, that wants the same file meanwhile
-    waits for it. A damaged file is fetched again. The manifest is never cached.
+    waits for it; where files cannot be locked, each fetches for itself. A damaged file is fetched
+    again. The manifest is never cached.
     """
 
     def __init__(self, store: Store, cache_dir: str | os.PathLike[str] | None = None) -> None:
@@ -59,8 +61,14 @@ class CachedStore:
             except OSError:
                 # A full or read-only disk costs only the next fetch.
                 return self._store.open(name, size, sha256)
-            if try_lock(file) and is_at(file, part):
+            locked = try_lock(file)
+            if locked and is_at(file, part):
                 return self._fetched(file, part, name, size, sha256)
+            if locked is None:
+                if not _length(file):
+                    part.unlink(missing_ok=True)
+                file.close()
+                return self._fetched_alone(name, size, sha256)
             length = os.fstat(file.fileno()).st_size
             file.close()
             if length != seen:
@@ -106,6 +114,18 @@ class CachedStore:
             return self._store.open(name, size, sha256)
         except BaseException:
             file.close()
+            raise
+
+    def _fetched_alone(self, name: str, size: int, sha256: str) -> VerifiedFile:
+        """Fetches to a file that no other process knows, for want of locks; not to be resumed."""
+        try:
+            handle, path = tempfile.mkstemp(dir=self._folder, prefix=f"{sha256}.", suffix=".part")
+        except OSError:
+            return self._store.open(name, size, sha256)
+        try:
+            return self._fetched(os.fdopen(handle, "r+b"), Path(path), name, size, sha256)
+        except BaseException:
+            Path(path).unlink(missing_ok=True)
             raise
 
     def _completed(self, file: IO[bytes], name: str, size: int, sha256: str) -> VerifiedFile:

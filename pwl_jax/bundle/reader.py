@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pwl_jax.bundle.cached_store import CachedStore
+from pwl_jax.bundle.entries import FileEntry
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.http_store import open_store
 from pwl_jax.bundle.integrity import sha256_of
-from pwl_jax.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from pwl_jax.bundle.manifest import MANIFEST_NAME, Manifest
 from pwl_jax.bundle.signature import (
     SIGNATURE_NAME,
     Key,

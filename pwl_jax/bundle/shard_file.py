@@ -16,7 +16,7 @@ from pwl_jax.ladder import Bits, Unit
 from pwl_jax.precision import PrecisionError, StagePayload, canonical_json, check_header
 
 MAGIC = b"PWLP2U01"
-# Parsed JSON takes up to 25 times its text; 16 MiB name some 50,000 tensors.
+# Parsed JSON takes up to 40 times its text; 16 MiB name some 50,000 tensors.
 LARGEST_HEADER = 16 << 20
 _LENGTH = struct.Struct("<Q")
 

@@ -8,7 +8,7 @@ from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.integrity import check_file, check_name
 from pwl_jax.bundle.verified_file import CHUNK, VerifiedFile
 
-# Of a file whose size nothing declares: the manifest. Parsed JSON takes up to 25 times its text.
+# Of a file whose size nothing declares: the manifest. Parsed JSON takes up to 40 times its text.
 LARGEST_UNDECLARED = 16 << 20
 
 

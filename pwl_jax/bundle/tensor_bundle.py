@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pwl_jax.bundle import signature
+from pwl_jax.bundle import signature, strict_json
 from pwl_jax.bundle.manifest import Manifest
 from pwl_jax.bundle.reader import BundleReader
 from pwl_jax.bundle.writer import BundleWriter
@@ -14,6 +14,21 @@ from pwl_jax.precision import Quantization
 
 METADATA_FIELD = "safetensors_metadata"
 """Where the manifest's `pair` keeps what the file said beside its tensors."""
+
+
+def metadata_of(manifest: Manifest) -> dict[str, str] | None:
+    """What the safetensors file, of which a bundle was made, said beside its tensors.
+
+    Raises:
+      BundleError: the manifest has something else there.
+    """
+    if METADATA_FIELD not in manifest.pair:
+        return None
+    where = f"pair['{METADATA_FIELD}']"
+    found = strict_json.items(manifest.pair[METADATA_FIELD], where)
+    return {
+        name: strict_json.typed(text, str, f"{where}['{name}']") for name, text in found.items()
+    }
 
 
 def write_tensor_bundle(

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pwl_jax.bundle.entries import FileEntry, ShardEntry
 from pwl_jax.bundle.errors import BundleError
-from pwl_jax.bundle.manifest import FileEntry, Manifest, ShardEntry
+from pwl_jax.bundle.manifest import Manifest
 from pwl_jax.bundle.safetensors_file import read_safetensors
 from pwl_jax.bundle.shard_file import PayloadPlace, payload_places
 from pwl_jax.bundle.verified_file import VerifiedFile

@@ -12,16 +12,10 @@ from typing import Any
 import numpy as np
 
 from pwl_jax.bundle import signature
+from pwl_jax.bundle.entries import ProgramEntry, ShardEntry, TensorEntry
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.fetch_order import fetch_order
-from pwl_jax.bundle.manifest import (
-    MANIFEST_NAME,
-    RESERVED_NAMES,
-    Manifest,
-    ProgramEntry,
-    ShardEntry,
-    TensorEntry,
-)
+from pwl_jax.bundle.manifest import MANIFEST_NAME, RESERVED_NAMES, Manifest
 from pwl_jax.bundle.placing import held_manifest, put_in_place
 from pwl_jax.bundle.preprocessing import Preprocessing
 from pwl_jax.bundle.reader import BundleReader, ExactTensors
@@ -260,7 +254,10 @@ class BundleWriter:
         options: Mapping[str, Any],
     ) -> TensorEntry:
         """Loads and encodes one tensor; nothing of it is held when this returns."""
-        array = np.asarray(tensors[name])
+        try:
+            array = np.asarray(tensors[name])
+        except OSError as error:
+            raise BundleError(f"tensor '{name}' cannot be loaded: {error}") from error
         if self._previous is not None and name in self._previous:
             payloads = [encode_delta(array, self._previous[name])]
         else:

@@ -11,9 +11,10 @@ import zstandard
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 
 
-def read_unit(folder, unit: str, stage: str) -> dict[str, tuple[str, bytes]]:
-    """Type and little-endian bytes of each tensor at a stage."""
+def read_unit(folder, unit: str, stage: str, against=()) -> dict[str, tuple[str, bytes]]:
+    """Type and little-endian bytes of each tensor at a stage; of a delta, given older bundles."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
+    older = previous(manifest, against)
     stages = manifest["stages"][unit]
     chains: dict[str, list] = {}
     for at in stages[: stages.index(stage) + 1]:
@@ -21,15 +22,46 @@ def read_unit(folder, unit: str, stage: str) -> dict[str, tuple[str, bytes]]:
         data = (folder / entry["file"]).read_bytes()
         assert len(data) == entry["bytes"]
         assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        if entry["file"].endswith(".safetensors"):
+            return plain(data)
         for name, header, payload in payloads(data, unit, at):
             chains.setdefault(name, []).append((header, payload))
-    decoded = {name: decode(chain) for name, chain in chains.items()}
+    decoded = {
+        name: decode(chain, older(name) if chain[0][0]["kind"] in ("same", "delta") else None)
+        for name, chain in chains.items()
+    }
     for name, chain in chains.items():
         if chain[-1][0]["kind"] not in ("codes", "finer"):
             assert (
                 hashlib.sha256(decoded[name][1]).hexdigest() == manifest["tensors"][name]["sha256"]
             )
     return decoded
+
+
+def plain(data: bytes) -> dict[str, tuple[str, bytes]]:
+    (length,) = struct.unpack_from("<Q", data)
+    types = {"F32": "float32", "F16": "float16", "I64": "int64"}
+    return {
+        name: (types[entry["dtype"]], data[8 + length :][slice(*entry["data_offsets"])])
+        for name, entry in json.loads(data[8 : 8 + length]).items()
+    }
+
+
+def previous(manifest: dict, against):
+    """What finds a tensor in the bundle that a delta is told against."""
+
+    def find(name: str) -> tuple[str, bytes]:
+        wanted = manifest["against"]["manifest_sha256"]
+        for folder in against:
+            data = (folder / "manifest.json").read_bytes()
+            if hashlib.sha256(data).hexdigest() != wanted:
+                continue
+            for unit, stages in json.loads(data)["stages"].items():
+                if name in json.loads(data)["shards"][f"{unit}@{stages[0]}"]["tensors"]:
+                    return read_unit(folder, unit, "exact", against)[name]
+        raise AssertionError(f"no {name} in a bundle {wanted}")
+
+    return find
 
 
 def payloads(data: bytes, unit: str, stage: str):
@@ -86,7 +118,7 @@ def planes(parts: list[bytes], m: int, w: int, zeros: bool) -> list[int]:
     return [next(present) if flag else 0 for flag in kept]
 
 
-def decode(chain: list) -> tuple[str, bytes]:
+def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, bytes]:
     dtype, shape = chain[0][0]["dtype"], chain[0][0]["shape"]
     n = math.prod(shape)
     w = {"bfloat16": 2}.get(dtype) or np.dtype(dtype).itemsize
@@ -99,7 +131,16 @@ def decode(chain: list) -> tuple[str, bytes]:
         parts = parts_of(header, data)
         if place:
             assert header["base"] == digest(*chain[place - 1])
+        if older is not None:
+            assert hashlib.sha256(older[1]).hexdigest() == header["base"]
         match header["kind"]:
+            case "same":
+                assert not parts
+                return older
+            case "delta":
+                for run in slices:
+                    steps = planes(parts, len(run), w, header["zeros"])
+                    patterns += changed(steps, older[1], run, w, dtype in FLOATS)
             case "exact":
                 for run in slices:
                     patterns += planes(parts, len(run), w, header["zeros"])
@@ -123,6 +164,17 @@ def decode(chain: list) -> tuple[str, bytes]:
     if not patterns:
         patterns = values(codes, scales, dtype)
     return dtype, b"".join(p.to_bytes(w, "little") for p in patterns)
+
+
+def changed(steps: list[int], older: bytes, run: range, w: int, floats: bool) -> list[int]:
+    top = 1 << (8 * w - 1)
+
+    def ordered(p: int) -> int:
+        return p ^ (top - 1) if floats and p & top else p
+
+    before = [int.from_bytes(older[i * w : i * w + w], "little") for i in run]
+    moved = [(unzigzag(z) + ordered(p)) % (2 * top) for z, p in zip(steps, before, strict=True)]
+    return [ordered(p) for p in moved]
 
 
 def base(header: dict, parts: list[bytes], slices: list[range], shape: list[int]):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 import struct
 
@@ -175,6 +174,76 @@ def test_a_repeated_key_is_refused(folder):
         BundleReader.open(folder)
 
 
+@pytest.mark.parametrize("name", ["", "__metadata__"])
+def test_a_name_that_safetensors_cannot_hold_is_refused(folder, name):
+    text = (folder / "manifest.json").read_text()
+    text = text.replace("teacher/params/block0/kernel", name)
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=f"can be called '{name}'"):
+        BundleReader.open(folder)
+
+
+def test_half_a_character_is_refused_before_anybody_prints_it(folder):
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"ant"', '"\\ud800"'))
+    with pytest.raises(BundleError, match="surrogates not allowed"):
+        BundleReader.open(folder)
+    (folder / "manifest.json").write_text(text.replace('"ant"', '"\\ud83d\\ude00"'))
+    assert BundleReader.open(folder).manifest.classes[0] == "\U0001f600"
+
+
+def test_more_blocks_than_any_network_has_are_not_counted(folder):
+    """Neither a list of boundaries nor a rung's units are made before the number is looked at."""
+    good = document(folder)
+    manifest = good | {"blocks": 1 << 62, "ladder": [], "measurements": []}
+    manifest["programs"] |= {"student/999999999": good["programs"]["student/0"]}
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="expected at most 4096"):
+        BundleReader.open(folder)
+    manifest["blocks"] = 4096
+    manifest["programs"]["student/4095"] = manifest["programs"].pop("student/999999999")
+    manifest["programs"]["student/4095"][0]["bindings"] = {"own": [], "9" * 30: []}
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="bound for"):
+        BundleReader.open(folder)
+
+
+def test_a_header_too_large_to_parse_is_refused_unread(folder, monkeypatch):
+    monkeypatch.setattr("pwl_jax.bundle.shard_file.LARGEST_HEADER", 100)
+    monkeypatch.setattr("pwl_jax.bundle.shard_file.strict_json", None)
+    with pytest.raises(BundleError, match=r"has a header of .* bytes, more than 100"):
+        BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_a_reader_may_take_only_small_tensors(folder):
+    kernel = unit_tensors(TEACHER)["teacher/params/block0/kernel"].nbytes
+    BundleReader.open(folder, largest_tensor=kernel).tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match=f"more than {kernel - 1} bytes"):
+        BundleReader.open(folder, largest_tensor=kernel - 1).tensors(TEACHER, 4)
+
+
+def test_an_exact_tensor_without_its_update_is_refused(folder):
+    """A manifest that drops a tensor from the exact shard would leave its base to pass for it."""
+    name = "teacher/params/block0/kernel"
+    header, data = split_p2u(shard_path(folder, "teacher/0@exact").read_bytes())
+    at = 0
+    for record in list(header["tensors"]):
+        size = sum(stored for _, stored in record["parts"])
+        if record["name"] == name:
+            header["tensors"].remove(record)
+            data = data[:at] + data[at + size :]
+        else:
+            at += size
+    replace_shard(folder, "teacher/0@exact", join_p2u(header, data))
+    manifest = document(folder)
+    manifest["shards"]["teacher/0@exact"]["tensors"].remove(name)
+    save(folder, manifest)
+    opened = BundleReader.open(folder)
+    opened.tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match="kernel' does not hash to the original"):
+        opened.tensors(TEACHER, "exact")
+
+
 def test_a_tensor_of_two_units_is_refused(folder):
     manifest = document(folder)
     manifest["shards"]["teacher/1@4"]["tensors"].append("teacher/params/block0/kernel")
@@ -309,69 +378,3 @@ def test_a_changed_exact_tensor_with_fitting_hashes_is_refused(folder):
     opened.tensors(TEACHER, 4)
     with pytest.raises(BundleError, match="does not hash to the original"):
         opened.tensors(TEACHER, "exact")
-
-
-def mutate(rng: random.Random, data: bytes) -> bytes:
-    at = rng.randrange(len(data))
-    match rng.randrange(5):
-        case 0:
-            return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-        case 1:
-            return data[:at]
-        case 2:
-            return data[:at] + data[at + rng.randrange(1, 40) :]
-        case 3:
-            return data[:at] + rng.randbytes(rng.randrange(1, 40)) + data[at:]
-        case _:
-            end = at + rng.randrange(1, 40)
-            return data[:at] + data[at:end] * 2 + data[end:]
-
-
-FUZZED = (TEACHER, Unit("encoder", 0))
-
-
-def refused(folder) -> bool:
-    """Whether reading is refused; what is read instead must be the original to the bit."""
-    try:
-        opened = BundleReader.open(folder)
-        opened.tensors(TEACHER, 4)
-        for unit in FUZZED:
-            decoded = opened.tensors(unit, "exact")
-            for name, array in unit_tensors(unit).items():
-                assert decoded[name].tobytes() == array.tobytes()
-    except BundleError:
-        return True
-    return False
-
-
-def fuzzed_shards(folder):
-    units = tuple(f"{unit}@" for unit in FUZZED)
-    return [shard for shard in document(folder)["shards"] if shard.startswith(units)]
-
-
-def test_mutated_files_are_refused(folder):
-    """Every changed shard is; a manifest may also be read, where the change is to a plain text."""
-    rng = random.Random(0)
-    names = [shard_path(folder, shard) for shard in fuzzed_shards(folder)]
-    for path in (*names * 20, *[folder / "manifest.json"] * 60):
-        good = path.read_bytes()
-        mutated = mutate(rng, good)
-        path.write_bytes(mutated)
-        assert refused(folder) or path.name == "manifest.json" or mutated == good
-        path.write_bytes(good)
-    assert not refused(folder)
-
-
-def test_mutated_shards_with_fitting_hashes_never_pass_for_the_original(folder):
-    """No hash helps against an author who made them all fit: reading must still end in an error."""
-    rng = random.Random(1)
-    manifest = (folder / "manifest.json").read_bytes()
-    count = 0
-    for shard in fuzzed_shards(folder) * 40:
-        name = replace_shard(folder, shard, mutate(rng, shard_path(folder, shard).read_bytes()))
-        count += refused(folder)
-        if name.encode() not in manifest:
-            (folder / name).unlink()
-        (folder / "manifest.json").write_bytes(manifest)
-    assert count > 100
-    assert not refused(folder)

@@ -1,6 +1,8 @@
 """Rules between the fields of a manifest, each broken in a manifest that is otherwise whole."""
 
 import json
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -85,3 +87,24 @@ def test_schema_and_reader_refuse_alike(bundle, change):
         jsonschema.validate(manifest, schema)
     with pytest.raises(BundleError, match=r"manifest\.json"):
         Manifest.from_json(json.dumps(manifest).encode())
+
+
+def test_a_repeated_key_among_very_many_is_found_in_no_time():
+    keys = ",".join(f'"{i}":0' for i in range(200_000))
+    with pytest.raises(BundleError, match="the key '5' is repeated"):
+        Manifest.from_json(f'{{{keys},"5":0}}'.encode())
+
+
+@pytest.mark.slow
+def test_the_worst_manifest_of_the_largest_size_takes_less_than_a_gibibyte(tmp_path):
+    text = b'{"format":"pwl-bundle","version":1,"pair":[' + b'{"":[]},' * ((16 << 20) // 8 - 10)
+    (tmp_path / "manifest.json").write_bytes(text + b"0]}")
+    code = (
+        "import resource, sys; from pwl_jax.bundle import BundleError, BundleReader\n"
+        "try: BundleReader.open(sys.argv[1])\n"
+        "except BundleError as error: assert 'lacks' in str(error), error\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) << 10 < 1 << 30
