@@ -18,7 +18,7 @@ import numpy as np
 from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline
 from pwl_jax.errors import UserError
-from pwl_jax.export import export_bundle
+from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle
 from pwl_jax.ladder import EXACT, Bits, Composition, Ladder
 from pwl_jax.runtime import Event, LiveModel
 from pwl_jax.serving.bundle_server import serve_folder
@@ -114,7 +114,8 @@ def run(pair: str, output: Path, say: Callable[[str], None] = print) -> Outcome:
     composition_report.write_report(distilled_dir, rows, f"{model.config.pair.name}, test split")
     clock.lap("evaluate")
     say("[4/5] bundle")
-    export_bundle(model, output / "bundle", BITS, validation, test)
+    options = BundleOptions(base_budget=DEFAULT_BUDGET)
+    export_bundle(model, output / "bundle", BITS, validation, test, options=options)
     ladder = BundleReader.open(output / "bundle").ladder
     clock.lap("export")
     say("[5/5] climb over a slow link, while answering")

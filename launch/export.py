@@ -10,8 +10,9 @@ data are not at hand, or with --nomeasure, the ladder keeps prefix order and has
 With --precision_only a network (or a pair's teacher) climbs in precision alone. Tensors of a
 safetensors file are read and written one by one; launch.restore gives them back.
 
-With --base_budget=0.12 tensors get more or fewer bits in the first stage, by how much they matter
-on the validation split, so that it takes 12 % of the original bytes.
+Where the validation split is measured, tensors get more or fewer bits in the first stage by how
+much they matter there: --base_budget=1.1 spends a tenth more bytes on codes than the same bits
+everywhere take, --base_budget=0 gives all tensors the same bits.
 
 With --against=OLD only what changed since that bundle is written, for clients that have it. With
 --sign_key the manifest is signed; clients check it by --public_key.
@@ -33,7 +34,9 @@ _BUNDLE = flags.DEFINE_string(
     "bundle", None, "Folder to write; an existing bundle is replaced.", required=True
 )
 _BASE_BUDGET = flags.DEFINE_float(
-    "base_budget", None, "Bytes of the first stage as a share of the original, such as 0.12."
+    "base_budget",
+    None,
+    "Bytes of the first codes, as a share of what the same bits everywhere take; 0: the same bits.",
 )
 _SIGN_KEY = flags.DEFINE_string("sign_key", None, "Ed25519 private key (PEM) to sign with.")
 _AGAINST = flags.DEFINE_list(
@@ -66,14 +69,14 @@ def main() -> None:
 
 
 def _export_tensors(path: str, against: Any) -> None:
-    from launch.inspect import ladder_table
     from pwl_jax.bundle import BundleReader
     from pwl_jax.bundle.lazy_safetensors import SafetensorsFile
     from pwl_jax.bundle.tensor_bundle import write_tensor_bundle
+    from pwl_jax.ladder import ladder_table
 
     if not _PRECISION_ONLY.value:
         raise UserError("--weights holds no pair; add --precision_only")
-    if _BASE_BUDGET.value is not None:
+    if _BASE_BUDGET.value:
         raise UserError("--base_budget measures a network; --weights holds none to measure")
     tensors = SafetensorsFile(path)
     manifest = write_tensor_bundle(
@@ -87,14 +90,14 @@ def _export_tensors(path: str, against: Any) -> None:
     )
     print(f"{len(manifest.tensors)} tensors")
     given = () if against is None else [against]
-    print("\n".join(ladder_table(BundleReader.open(_BUNDLE.value, against=given).ladder)))
+    print(ladder_table(BundleReader.open(_BUNDLE.value, against=given).ladder))
 
 
 def _export_model(path: str, against: Any) -> None:
     from pwl_jax.bundle import BundleReader
     from pwl_jax.data.sources import DataError
-    from pwl_jax.export import BundleOptions, export_bundle
-    from pwl_jax.export.report import ladder_table
+    from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle
+    from pwl_jax.ladder import EXACT, ladder_table
     from pwl_jax.training import workdir
 
     which: Any = _CHECKPOINT.value
@@ -117,10 +120,13 @@ def _export_model(path: str, against: Any) -> None:
             if _DATA.value or _DATA_DIR.value:
                 raise
             print(f"nothing is measured: {error}")
-    options = BundleOptions(
-        coding_flags.quantization("last"), _BASE_BUDGET.value, _SIGN_KEY.value, against
-    )
     stages = coding_flags.stages()
+    budget = _BASE_BUDGET.value
+    if budget is None and validation is not None and stages[0] != EXACT:
+        budget = DEFAULT_BUDGET
+    options = BundleOptions(
+        coding_flags.quantization("last"), budget or None, _SIGN_KEY.value, against
+    )
     manifest = export_bundle(model, _BUNDLE.value, stages, validation, test, order, options)
     given = () if against is None else [against]
     print(ladder_table(BundleReader.open(_BUNDLE.value, against=given).ladder))

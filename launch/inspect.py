@@ -18,7 +18,7 @@ from absl import flags
 from launch import bundle_flags, cli
 from pwl_jax.bundle import BundleReader
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Ladder
+from pwl_jax.ladder import ladder_table
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle.", required=True)
 _VERIFY = flags.DEFINE_bool("verify", False, "Read and check everything.")
@@ -47,7 +47,7 @@ def description(reader: BundleReader) -> list[str]:
         programs.setdefault(entry.format, {})[entry.file] = entry.bytes
     shard_bytes = {shard.file: shard.bytes for shard in manifest.shards.values()}
     lines = [
-        f"pair        {manifest.pair.get('name', 'unnamed') if manifest.pair else 'none'}",
+        f"pair        {manifest.pair.get('name', 'none')}",
         f"blocks      {manifest.blocks}",
         f"input       {'x'.join(map(str, manifest.preprocessing.get('input_shape', ())))}",
         f"classes     {len(manifest.classes)}",
@@ -58,22 +58,7 @@ def description(reader: BundleReader) -> list[str]:
     lines += [
         f"programs    {name}, {sum(files.values()):,} bytes" for name, files in programs.items()
     ]
-    return [*lines, "", *ladder_table(reader.ladder)]
-
-
-def ladder_table(ladder: Ladder) -> list[str]:
-    """The ladder, one rung a line."""
-    if not ladder.rungs:
-        return ["no ladder: this bundle only holds tensors"]
-    width = max(len(rung.name) for rung in ladder.rungs)
-    multi_label = any(rung.mean_average_precision is not None for rung in ladder.rungs)
-    metric = "mAP %" if multi_label else "top-1 %"
-    lines = [f"{'rung':{width}}   {metric:>7}   new bytes   bytes so far"]
-    for rung in ladder.rungs:
-        score = "-" if rung.score is None else f"{100 * rung.score:.2f}"
-        costs = f"{rung.shard_bytes:>9,}   {rung.cumulative_bytes:>12,}"
-        lines.append(f"{rung.name:{width}}   {score:>7}   {costs}")
-    return lines
+    return [*lines, "", ladder_table(reader.ladder)]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -27,6 +28,10 @@ from pwl_jax.training.evaluation import Evaluator
 from pwl_jax.training.step import device_mesh
 
 PACKAGES = ("jax", "flax", "numpy", "zstandard")
+DEFAULT_BUDGET = 1.1
+"""A tenth more bytes of codes than with the same bits everywhere, spent where it matters: what it
+takes for networks of few thousand weights to keep their accuracy (BUILD_NOTES)."""
+
 Model = workdir.TrainedModel | workdir.TrainedNetwork
 
 
@@ -36,8 +41,9 @@ class BundleOptions:
 
     Attributes:
       quantization: how codes are chosen.
-      base_budget: bytes of the first stage as a share of the original, 0..1: each tensor gets the
-        bits that its measured sensitivity asks for. None gives all of them the stage's bits.
+      base_budget: bytes of the first stage's codes, as a share of what they take with the stage's
+        bits everywhere: each tensor gets the bits that its measured sensitivity asks for. None
+        gives all of them the stage's bits.
       sign_key: Ed25519 private key, as PEM file or key, that signs the manifest.
       against: a bundle that the client has; only what changed since is written.
     """
@@ -139,7 +145,7 @@ def export_bundle(
                 if measured is not None
                 for entry in measured.measurements()
             ],
-            measured_on=_measured_on(model, choosing, reporting, order, options),
+            measured_on=_measured_on(model, choosing, reporting, order, options, stages[0]),
             created_with=versions(),
         )
 
@@ -159,8 +165,8 @@ def _checked(bits: Sequence[Bits], options: BundleOptions) -> tuple[Bits, ...]:
         candidate_rungs(Composition.prefixes(1), stages)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if options.base_budget is not None and not 0 < options.base_budget <= 1:
-        raise UserError(f"base_budget is {options.base_budget}; expected a share above 0, up to 1")
+    if options.base_budget is not None and not 0 < options.base_budget < math.inf:
+        raise UserError(f"base_budget is {options.base_budget}; expected a share such as 1.0")
     return stages
 
 
@@ -193,6 +199,7 @@ def _measured_on(
     reporting: Measurer | None,
     order: str,
     options: BundleOptions,
+    first: Bits,
 ) -> Mapping[str, object]:
     """What the figures in a manifest stand on."""
     used = choosing or reporting
@@ -205,7 +212,8 @@ def _measured_on(
     else:
         selection = "prefix order; rungs were chosen on the validation split"
     if options.base_budget is not None:
-        selection += f"; bits were chosen there within {options.base_budget:.1%} of the original"
+        budget = f"{options.base_budget:.0%} of the bytes of {first} bits"
+        selection += f"; each tensor's bits were chosen there within {budget}"
     return {
         "dataset": used.dataset if used else None,
         "split": choosing.split if choosing else None,

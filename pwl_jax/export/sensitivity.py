@@ -48,7 +48,8 @@ def planned_widths(
       evaluator: of the pair.
       variables: its exact tree; networks that are not in it are not planned.
       stages: of all blocks, the first one in bits.
-      share: bytes of a network's first stage, as a share of its original bytes.
+      share: bytes of a network's codes in the first stage, as a share of what they take with the
+        stage's bits everywhere.
       source: validation images.
       quantization: how codes are chosen.
 
@@ -67,15 +68,15 @@ def planned_widths(
         blocks = evaluator.hybrid.num_blocks
         composition = Composition.prefix(blocks, blocks if network == "teacher" else 0)
         rung = Rung.uniform(composition, EXACT)
-        choices, fixed, original = {}, 0, 0
+        choices: dict[str, list[Choice]] = {}
+        uniform = 0
         exact = _logits(evaluator, rung, variables, inputs)
         names = leaf_names(variables[network])
         for place, name in enumerate(names):
             array = np.asarray(jax.tree.leaves(variables[network])[place])
-            original += array.nbytes
             if not quantizable(array, quantization.channel_axis):
-                fixed += _bytes(array, EXACT, quantization)
                 continue
+            uniform += _bytes(array, stages[0], quantization)
             errors = {bits: _squared_error(array, bits, quantization) for bits in _WIDTHS}
             coarse = expand(array, stages[0], (stages[0],), quantization=quantization)
             moved = _replaced(variables, network, place, coarse)
@@ -86,7 +87,7 @@ def planned_widths(
                 Choice(bits, _bytes(array, bits, quantization), sensitivity * errors[bits])
                 for bits in _WIDTHS
             ]
-        plan = plan_bits(choices, round(share * original) - fixed)
+        plan = plan_bits(choices, round(share * uniform))
         planned |= {name: _stages_of(bits, stages) for name, bits in plan.items()}
     return planned
 

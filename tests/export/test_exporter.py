@@ -14,9 +14,8 @@ from pwl_jax.errors import UserError
 from pwl_jax.export import export_bundle, exporter
 from pwl_jax.export.measure import expanded
 from pwl_jax.export.programs import units_of
-from pwl_jax.export.report import ladder_table
 from pwl_jax.hybrid.masks import leaf_names
-from pwl_jax.ladder import EXACT, Composition, Rung, Unit, candidate_rungs
+from pwl_jax.ladder import EXACT, Composition, Rung, Unit, candidate_rungs, ladder_table
 from pwl_jax.models.registry import PairSpec
 from pwl_jax.precision import tensor_sha256
 from pwl_jax.runtime import LiveModel
