@@ -181,6 +181,12 @@ class UnitFiles:
         expected, header = self._manifest.tensors[name], place.header
         if (header["dtype"], tuple(header["shape"])) != (expected.dtype, expected.shape):
             raise BundleError(f"{self._where}: tensor '{name}' is not as the manifest declares it")
+        for codec, _ in header["parts"]:
+            if codec not in self._manifest.codecs:
+                raise BundleError(
+                    f"{self._where}: tensor '{name}' uses codec '{codec}', which the manifest does "
+                    "not name"
+                )
 
     def _check_tensor(self, name: str, array: np.ndarray, complete: bool) -> None:
         expected = self._manifest.tensors[name]
