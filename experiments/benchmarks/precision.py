@@ -14,6 +14,7 @@ experiments/results/precision/<name>.json.
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,12 @@ class Result:
     rivals: dict[str, dict[str, str]]
 
 
+def _say(line: str) -> None:
+    print(f"{time.process_time():6.0f} s  {line}", flush=True)
+
+
 def run(
-    cases: Sequence[Case], others: Rivals | None, repeats: int, say: Callable[[str], None] = print
+    cases: Sequence[Case], others: Rivals | None, repeats: int, say: Callable[[str], None] = _say
 ) -> Result:
     """Sizes, speeds, memory and other bases of all cases.
 
@@ -97,7 +102,7 @@ def main() -> None:
                 result = run(cases, others, _REPEATS.value)
         else:
             result = run(cases, None, _REPEATS.value)
-        print("accuracy")
+        _say("accuracy")
         for teacher in (resnet, vit):
             result.rows.extend(precision_accuracy.teacher_rows(teacher.workdir, _DATA_DIR.value))
         for pair in _PWL.value:
@@ -158,7 +163,7 @@ def _more(result: Result) -> dict[str, Any]:
 def _teacher(family: str, given: str | None, folder: Path) -> Teacher:
     if given:
         return precision_cases.given_teacher(family, given)
-    print(f"training the {family} teacher of the demonstration")
+    _say(f"training the {family} teacher of the demonstration")
     return precision_cases.trained_teacher(family, folder)
 
 

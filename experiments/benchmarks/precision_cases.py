@@ -122,7 +122,7 @@ def large(teacher: Mapping[str, np.ndarray], fitted_to: str, quick: bool) -> Cas
       fitted_to: which one, in words.
       quick: only a layer's worth of tensors.
     """
-    shapes = _large_shapes()
+    shapes = large_shapes()
     fits = {kind: Fit.of(arrays) for kind, arrays in _by_kind(teacher).items()}
     missing = {_kind(name) for name in shapes} - set(fits)
     if missing:
@@ -212,7 +212,8 @@ def _kind(name: str) -> str:
 
 
 @functools.cache
-def _large_shapes() -> dict[str, tuple[int, ...]]:
+def large_shapes() -> dict[str, tuple[int, ...]]:
+    """Shapes of ViT-L/16 for 1000 classes, by name."""
     import jax
 
     from pwl_jax.hybrid.masks import leaf_names

@@ -54,7 +54,7 @@ class Rivals:
         return self._result(method="zipnn", path=str(path), dtype=dtype)
 
     def arithmetic(self, groups: Sequence[np.ndarray]) -> dict[str, Any] | None:
-        """As `zipnn`, of a range coder on u8 symbols, each group with a model of its own."""
+        """As `zipnn`, of a range coder on u16 symbols, each group with a model of its own."""
         if "constriction" in self.missing:
             return None
         path = self._folder / "symbols.npz"
