@@ -289,7 +289,9 @@ def trained_teacher(family: str, folder: Path) -> Teacher:
     from pwl_jax.training.config import run_config
 
     config = importlib.import_module(f"experiments.configs.{family}_digits").get_config()
-    loop.train(run_config(config, "teacher"), folder / family, progress=False)
+    result = loop.train(run_config(config, "teacher"), folder / family, progress=False)
+    if not result.finished:
+        raise CaseError(f"the training of the {family} teacher was stopped")
     return Teacher(family, folder / family, "the demonstration's teacher, trained on digits here")
 
 

@@ -17,7 +17,8 @@ from pwl_jax.precision import decode_tensor, encode_tensor
 
 LEVELS = (19, 3)
 _DECODED, _ENCODED = 16 << 20, 4 << 20
-"""Bytes of f32 tensors, the largest first, that speeds are taken on: one tensor or more."""
+"""Bytes of f32 tensors that speeds are taken on: the largest tensors first; to encode, the largest
+that are no larger themselves."""
 _MEASURED = 8
 """Of the largest tensors, so many are restored under a count of memory."""
 _LEAST_SECONDS = 0.05
@@ -43,10 +44,10 @@ def one_core() -> Iterator[None]:
 
 def rows(case: Case, repeats: int) -> Iterator[Row]:
     """Speeds, their ratios and peak memory on a case's largest tensors, in all its types."""
-    largest = _largest(case, _DECODED)
+    largest, smaller = _largest(case, _DECODED), _largest(case, _ENCODED, _ENCODED)
     for dtype in case.dtypes:
         arrays = [typed(array, dtype) for array in largest]
-        fewer = _upto(arrays, _ENCODED * arrays[0].itemsize // 4)
+        fewer = [typed(array, dtype) for array in smaller]
         with one_core():
             yield from _speeds(f"{case.name}, {dtype}", arrays, fewer, repeats)
             yield _memory(f"{case.name}, {dtype}", arrays)
@@ -140,16 +141,22 @@ def _decompressed(frames: list[bytes]) -> list[bytes]:
     return [decoder.decompress(frame) for frame in frames]
 
 
-def _largest(case: Case, size: int) -> list[np.ndarray]:
-    """The largest of the sampled tensors, of about that many bytes in all."""
+def _largest(case: Case, size: int, most: int | None = None) -> list[np.ndarray]:
+    """The largest of the sampled tensors, until they hold `size` bytes.
+
+    Of those above `most` bytes each, only the smallest, and only where there are no others.
+    """
     kept: list[np.ndarray] = []
+    larger: np.ndarray | None = None
     for _, array in case.sample():
-        kept = _upto(sorted([*kept, array], key=lambda a: -a.nbytes), size)
-    return kept
+        if most is None or array.nbytes <= most:
+            kept = _upto(sorted([*kept, array], key=lambda a: -a.nbytes), size)
+        elif larger is None or array.nbytes < larger.nbytes:
+            larger = array
+    return kept if kept or larger is None else [larger]
 
 
 def _upto(arrays: list[np.ndarray], size: int) -> list[np.ndarray]:
-    """The first arrays until they hold `size` bytes; the one most fitting where one is too much."""
     kept, total = [], 0
     for array in arrays:
         if total < size:
