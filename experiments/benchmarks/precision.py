@@ -157,7 +157,8 @@ def _more(result: Result) -> dict[str, Any]:
     return {
         "sources": result.sources,
         "compressors": result.rivals,
-        "timing": "one process, one core, all jobs in every round; ratios are taken round by round",
+        "timing": "one process, one thread on one core, its processor time; all jobs run in every "
+        "round, ratios are taken round by round",
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "sizes": "all tensors of a model, with the headers of our payloads as shards spell them",

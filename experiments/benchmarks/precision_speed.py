@@ -1,4 +1,8 @@
-"""How fast one core codes and restores, beside zstandard alone, and in how much memory."""
+"""How fast one core codes and restores, beside zstandard alone, and in how much memory.
+
+Seconds are those that the core works for this thread, so that a machine which others use too gives
+much the same figures.
+"""
 
 import contextlib
 import functools
@@ -99,16 +103,16 @@ def _interleaved(
     """MB/s of each job, one sample a round; all jobs run in every round."""
     rounds = {}
     for what, job in jobs.items():
-        start = time.perf_counter()
+        start = time.thread_time()
         job()
-        rounds[what] = max(1, round(_LEAST_SECONDS / (time.perf_counter() - start)))
+        rounds[what] = max(1, round(_LEAST_SECONDS / (time.thread_time() - start)))
     speeds: dict[str, list[float]] = {what: [] for what in jobs}
     for _ in range(repeats):
         for what, job in jobs.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(rounds[what]):
                 job()
-            speeds[what].append(rounds[what] * size / 1e6 / (time.perf_counter() - start))
+            speeds[what].append(rounds[what] * size / 1e6 / (time.thread_time() - start))
     return {what: tuple(values) for what, values in speeds.items()}
 
 
