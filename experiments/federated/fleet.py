@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from experiments.federated.messages import Connection, FederatedError, Message
+from experiments.federated.messages import Connection, FederatedError, Message, PeerGone
 
 _ROOT = Path(__file__).parents[2]
+_LAST_WORDS_BYTES = 1 << 12
 T = TypeVar("T")
 
 
@@ -59,8 +60,11 @@ class ClientProcess:
         """Sends a message; its bytes. Raises FederatedError where the client is gone."""
         try:
             return self.connection.send(message, self.timeout)
-        except FederatedError as error:
-            raise self._explained(error) from error
+        except PeerGone as gone:
+            # One that gave up said why before it went.
+            with contextlib.suppress(PeerGone):
+                self.receive("nothing more", _LAST_WORDS_BYTES)
+            raise self._explained(gone) from gone
 
     def receive(self, kind: str, max_body: int) -> tuple[Message, int]:
         """The client's next message, and its bytes.
@@ -71,8 +75,8 @@ class ClientProcess:
         before = self.connection.bytes_received
         try:
             message = self.connection.receive(self.timeout, max_body)
-        except FederatedError as error:
-            raise self._explained(error) from error
+        except PeerGone as gone:
+            raise self._explained(gone) from gone
         if message.kind == "error":
             said = " ".join(str(message.fields.get("message", ""))[:500].split())
             raise FederatedError(f"client {self.number} gave up: {said}")
@@ -86,18 +90,17 @@ class ClientProcess:
         self.process.kill()
         self.process.wait()
 
-    def _explained(self, error: FederatedError) -> FederatedError:
-        """The error with the status and last words of a process that has ended."""
+    def _explained(self, gone: PeerGone) -> PeerGone:
+        """The error with the status and last words of the process."""
         # A process that has closed its socket takes a moment to end.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
-        if self.process.poll() is None:
-            return error
-        status = self.process.returncode
+        status = self.process.poll()
+        if status is None:
+            return gone
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         lines = self._errors.read_text(errors="replace").strip().splitlines()
-        last = f": {lines[-1]}" if lines else ""
-        return FederatedError(f"client {self.number} {how}{last}")
+        return PeerGone(f"client {self.number} {how}{': ' + lines[-1] if lines else ''}")
 
 
 class Fleet:
@@ -135,17 +138,18 @@ class Fleet:
             environment = _environment(Path(folder))
             for number in range(count):
                 ours, theirs = socket.socketpair()
-                client = ClientProcess(
-                    number,
-                    command(theirs.fileno(), number),
-                    ours,
-                    descriptor=theirs.fileno(),
-                    timeout=timeout,
-                    bytes_per_second=bytes_per_second,
-                    environment=environment,
-                    folder=folder,
-                )
-                theirs.close()
+                stack.callback(ours.close)
+                with contextlib.closing(theirs):
+                    client = ClientProcess(
+                        number,
+                        command(theirs.fileno(), number),
+                        ours,
+                        descriptor=theirs.fileno(),
+                        timeout=timeout,
+                        bytes_per_second=bytes_per_second,
+                        environment=environment,
+                        folder=folder,
+                    )
                 stack.callback(client.end)
                 self.clients.append(client)
             self._threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(count))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.federated.messages import FederatedError
@@ -94,9 +95,9 @@ class LocalTrainer:
         self.like = [
             np.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self._task.abstract)
         ]
-        self._state: TrainState | None = None
         self._order = np.zeros(0, np.int64)
         self._done = 0
+        self._state: TrainState
         self.begin(self.like, 1)
         self.advance(1)
         self.tensors()
@@ -111,7 +112,7 @@ class LocalTrainer:
         self._order = self._positions[np.concatenate(orders)]
         self._done = 0
         state = self._task.program.init(self._tree(tensors))
-        step = np.int32((number - 1) * self.steps)
+        step = jnp.asarray((number - 1) * self.steps, jnp.int32)
         self._state = replicate(dataclasses.replace(state, step=step), self._mesh)
 
     def advance(self, steps: int) -> None:
@@ -129,12 +130,10 @@ class LocalTrainer:
 
     def tensors(self) -> Tensors:
         """The weights as they are now."""
-        assert self._state is not None
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self._state.variables)]
 
     def move(self, differences: Sequence[np.ndarray]) -> None:
         """Adds a difference to each tensor; the optimizer's state stays."""
-        assert self._state is not None
         moved = [now + step for now, step in zip(self.tensors(), differences, strict=True)]
         variables = replicate(self._tree(moved), self._mesh)
         self._state = dataclasses.replace(self._state, variables=variables)

@@ -96,6 +96,10 @@ def from_bytes(data: bytes, peer: str = "the peer", max_body: int = MAX_BODY_BYT
     return _parsed(data[PREFIX_BYTES:split], data[split:], digest, peer)
 
 
+class PeerGone(FederatedError):
+    """The other end of a connection is closed."""
+
+
 class Connection:
     """Messages over a stream socket. One thread may send while another receives.
 
@@ -140,7 +144,7 @@ class Connection:
                     raise FederatedError(f"{self.peer} read nothing for {timeout:g} s") from None
                 continue
             except OSError as error:
-                raise FederatedError(f"{self.peer} is gone: {error.strerror or error}") from error
+                raise PeerGone(f"{self.peer} is gone: {error.strerror or error}") from error
             at += sent
             if self.bytes_per_second:
                 time.sleep(max(0.0, begin + at / self.bytes_per_second - time.monotonic()))
@@ -180,8 +184,8 @@ class Connection:
             except TimeoutError:
                 continue
             except OSError as error:
-                raise FederatedError(f"{self.peer} is gone: {error.strerror or error}") from error
+                raise PeerGone(f"{self.peer} is gone: {error.strerror or error}") from error
             if not piece:
-                raise FederatedError(f"{self.peer} closed the connection")
+                raise PeerGone(f"{self.peer} closed the connection")
             data += piece
         return bytes(data)

@@ -156,9 +156,10 @@ class Server:
     def _round(
         self, variant: Variant, number: int, tensors: Tensors, previous: Tensors | None
     ) -> tuple[Round, Tensors]:
-        fields = {"round": number, "up_bits": variant.up_bits}
+        fields: dict[str, Any] = {"round": number, "up_bits": variant.up_bits}
         sha256 = weights.model_sha256(tensors)
-        base_top1 = delta = None
+        base_top1: float | None = None
+        delta: int | None = None
         if variant.base_bits is None:
             raw = weights.raw_body(tensors)
             messages = [Message("weights", {**fields, "sha256": sha256}, raw)]
@@ -185,7 +186,7 @@ class Server:
         seconds = time.monotonic() - begun
         facts = [message.fields for _, _, message, _ in answers.values()]
         examples = [int(fact["examples"]) for fact in facts]
-        averaged = _moved(tensors, examples, [learnt for *_, learnt in answers.values()])
+        averaged = moved(tensors, examples, [learnt for *_, learnt in answers.values()])
         bodies: tuple[bytes, ...] = ()
         if variant.base_bits is variant.up_bits is None:
             bodies = (messages[0].body, *(message.body for _, _, message, _ in answers.values()))
@@ -226,7 +227,7 @@ class Server:
         return learnt
 
 
-def _moved(tensors: Tensors, examples: Sequence[int], learnt: Sequence[Tensors]) -> Tensors:
+def moved(tensors: Tensors, examples: Sequence[int], learnt: Sequence[Tensors]) -> Tensors:
     """The weights moved by the mean difference, weighted by examples; summed in float64."""
     total = sum(examples)
     moved = []

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 
-def main(paths):
+def main(paths: list[str]) -> None:
     """Compresses every file; exits with status 1 where one does not come back as it was."""
     warnings.simplefilter("ignore")
     from zipnn import ZipNN
