@@ -6,10 +6,13 @@ A server ships a network to client processes that train it on their share of the
 they learnt, and averages (federated averaging, weighted by examples). Variants, from the same
 initial weights, with the same shares and batches:
 
-  p2u    down: a base of few bits, on which a client starts to train at once, then the update to
-         the exact weights, verified by hash; up: differences in few bits, with error feedback
-  fp32   float32 both ways
-  zipnn  fp32 with every body packed by ZipNN; lossless, so only its bytes are measured
+  p2u        down: a base of few bits, on which a client starts to train at once, then the update
+             to the exact weights, verified by hash; up: differences in few bits, with error
+             feedback
+  p2u_delta  from round 2 on, base and update are of the difference to the round before, which
+             clients have to the bit: fewer bytes, and a base that is nearly exact
+  fp32       float32 both ways
+  zipnn      fp32 with every body packed by ZipNN; lossless, so only its bytes are measured
 
 Needs two CPU cores and about a minute. Writes experiments/results/federated_round/<name>.json.
 """
@@ -33,7 +36,7 @@ from pwl_jax.models.registry import pair
 from pwl_jax.training.config import DataConfig, RunConfig
 from pwl_jax.training.optimizer import OptimizerConfig
 
-VARIANTS = ("p2u", "fp32", "zipnn")
+VARIANTS = ("p2u", "p2u_delta", "fp32", "zipnn")
 
 _CLIENTS = flags.DEFINE_integer("clients", 4, "Client processes.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each variant.", lower_bound=1)
@@ -152,8 +155,10 @@ def run(experiment: Experiment, say: Callable[[str], None] = print) -> Outcome:
     """
     if "zipnn" in experiment.variants and "fp32" not in experiment.variants:
         raise FederatedError("zipnn repeats the rounds of fp32; expected fp32 among the variants")
+    bits = (experiment.base_bits, experiment.up_bits, experiment.base_share)
     planned = [
-        Variant("p2u", experiment.base_bits, experiment.up_bits, experiment.base_share),
+        Variant("p2u", *bits),
+        Variant("p2u_delta", *bits, of_difference=True),
         Variant("fp32"),
     ]
     found: dict[str, list[Round]] = {}

@@ -1,11 +1,11 @@
 """A client process: `python -m experiments.federated.client FD`, FD being its socket.
 
-In a round of P2U it trains its first steps from the base, while the update is still arriving, and
-then adds to its weights what the update brings: `w += exact - base`. What the steps on the base
-have learnt is kept, the error of the base is taken away, and the optimizer's state stays. From
-there on, and without it, it trains as any client does, and answers with the difference of its
-weights to the exact ones of the round. What the few bits of that answer lose is kept here and
-added to the next one (error feedback).
+In a round of P2U a client trains its first steps from the base, while the update is still
+arriving, and then adds to its weights what the update brings: `w += exact - base`. What the steps
+on the base have learnt is kept, the error of the base is taken away, and the optimizer's state
+stays. From there on, and without P2U, it trains as any client does, and answers with the difference
+of its weights to the exact ones of the round. What the few bits of that answer lose is kept here
+and added to the next one (error feedback).
 """
 
 import queue
@@ -61,6 +61,7 @@ class Client:
         self._trainer = trainer
         self._inbox = inbox
         self._timeout = timeout
+        self._exact: weights.Tensors | None = None
         self._lost = [np.zeros_like(tensor) for tensor in trainer.like]
 
     def answer(self, message: Message) -> Message:
@@ -84,6 +85,7 @@ class Client:
             self._trainer.begin(exact, number)
         self._trainer.finish()
         facts["start_sha256"] = weights.model_sha256(exact)
+        self._exact = exact
         trained = self._trainer.tensors()
         difference = [after - before for after, before in zip(trained, exact, strict=True)]
         facts["seconds"] = round(time.monotonic() - begun, 4)
@@ -99,6 +101,11 @@ class Client:
         """Trains from the base, joins the update; the exact weights of the round."""
         first = weights.coded_of(message.fields, message.body, SERVER)
         base = weights.decoded([first], self._trainer.like, SERVER)
+        of_difference = message.fields["of"] == "difference"
+        if of_difference:
+            if self._exact is None:
+                raise FederatedError(f"{SERVER} sent a difference to weights that never came")
+            base = weights.added(self._exact, base)
         self._trainer.begin(base, message.fields["round"])
         on_base = round(self._trainer.steps * message.fields["base_share"])
         self._trainer.advance(on_base)
@@ -109,7 +116,10 @@ class Client:
         if update.kind != "update":
             raise FederatedError(f"{SERVER} sent '{update.kind}' where the update belongs")
         second = weights.coded_of(update.fields, update.body, SERVER)
-        exact = weights.decoded([first, second], self._trainer.like, SERVER)
+        if of_difference:
+            exact = weights.joined(second, base, SERVER)
+        else:
+            exact = weights.decoded([first, second], self._trainer.like, SERVER)
         _verify(exact, update)
         self._trainer.move([x - b for x, b in zip(exact, base, strict=True)])
         return exact

@@ -21,8 +21,8 @@ _METRICS = (
 def table(rounds: Rounds) -> str:
     """One line a round of each variant; bytes are the mean over its clients."""
     lines = [
-        "variant  round  start KB   down KB     up KB  base %   top-1 %  seconds",
-        "-------  -----  --------  --------  --------  ------  --------  -------",
+        "variant    round  start KB   down KB     up KB  base %   top-1 %  seconds",
+        "---------  -----  --------  --------  --------  ------  --------  -------",
     ]
     for name, found in rounds.items():
         for one in found:
@@ -30,7 +30,7 @@ def table(rounds: Rounds) -> str:
             # Packed by ZipNN the exchange was not timed.
             seconds = "" if name == "zipnn" else f"{one.seconds:.1f}"
             lines.append(
-                f"{name:<7}  {one.number:>5}  {one.start_bytes / 1000:8.1f}  "
+                f"{name:<9}  {one.number:>5}  {one.start_bytes / 1000:8.1f}  "
                 f"{one.down_bytes / 1000:8.1f}  {one.up_bytes / 1000:8.1f}  {base:>6}  "
                 f"{100 * one.top1:8.2f}  {seconds:>7}"
             )
@@ -40,34 +40,38 @@ def table(rounds: Rounds) -> str:
 def summary(rounds: Rounds) -> list[str]:
     """What the comparison says, over all rounds."""
     lines = []
-    p2u = rounds.get("p2u")
-    if p2u:
-        exact = "yes" if all(one.exact for one in p2u) else "NO"
+    progressive = {name: found for name, found in rounds.items() if name.startswith("p2u")}
+    every = [one for found in progressive.values() for one in found]
+    if every:
+        exact = "yes" if all(one.exact for one in every) else "NO"
         lines.append(f"every client had the server's weights to the bit after the update: {exact}")
-        waited, asked = sum(one.waited for one in p2u), sum(one.clients for one in p2u)
+        waited, asked = sum(one.waited for one in every), sum(one.clients for one in every)
         lines.append(f"updates awaited after the steps on the base: {waited} of {asked}")
-        deltas = [one.delta_bytes for one in p2u if one.delta_bytes is not None]
+        deltas = [one.delta_bytes for one in every if one.delta_bytes is not None]
         if deltas:
-            lines.append(
-                f"an exact delta from the round before: {sum(deltas) / len(deltas) / 1000:.1f} KB"
-            )
-    for name, found in rounds.items():
-        if p2u and name != "p2u":
-            parts = ", ".join(
-                f"{what} {_total(p2u, field) / _total(found, field):.2f}x"
-                for what, field in (
-                    ("until the start", "start_bytes"),
-                    ("down", "down_bytes"),
-                    ("up", "up_bytes"),
-                )
-            )
-            both = _both_ways(p2u) / _both_ways(found)
-            gap = 100 * (p2u[-1].top1 - found[-1].top1)
-            lines.append(
-                f"bytes of p2u to {name}: {parts}, both ways {both:.2f}x; top-1 after the last "
-                f"round {gap:+.2f} points"
-            )
+            mean = sum(deltas) / len(deltas) / 1000
+            lines.append(f"an exact delta from the round before, with no base: {mean:.1f} KB")
+    for name, low in progressive.items():
+        for other in ("fp32", "zipnn"):
+            if other in rounds:
+                lines.append(f"{name} to {other}: {_compared(low, rounds[other])}")
+    if every:
+        lines.append("up, the variants of p2u are lossy and the others are not")
     return lines
+
+
+def _compared(low: Sequence[Round], full: Sequence[Round]) -> str:
+    parts = ", ".join(
+        f"{what} {_total(low, field) / _total(full, field):.2f}x"
+        for what, field in (
+            ("until the start", "start_bytes"),
+            ("down", "down_bytes"),
+            ("up", "up_bytes"),
+        )
+    )
+    both = _both_ways(low) / _both_ways(full)
+    gap = 100 * (low[-1].top1 - full[-1].top1)
+    return f"bytes {parts}, both ways {both:.2f}x; top-1 after the last round {gap:+.2f} points"
 
 
 def rows(rounds: Rounds) -> list[Row]:
@@ -79,24 +83,25 @@ def rows(rounds: Rounds) -> list[Row]:
             samples = [float(value) for value in samples if value is not None]
             if samples and not (name == "zipnn" and field == "seconds"):
                 found.append(Row(name, metric, unit, samples))
-    p2u, fp32 = rounds.get("p2u"), rounds.get("fp32")
-    if p2u:
-        share = sum(one.exact for one in p2u) / len(p2u)
-        found.append(
-            Row("p2u", "rounds exact to the bit at all clients", "share", [share], "1", share == 1)
-        )
-    if p2u and fp32:
-        ratio = _both_ways(p2u) / _both_ways(fp32)
-        found.append(Row("p2u to fp32", "bytes both ways", "ratio", [ratio], "< 1", ratio < 1))
-        start = _total(p2u, "start_bytes") / _total(fp32, "start_bytes")
-        found.append(
-            Row("p2u to fp32", "bytes until start", "ratio", [start], "<= 0.2", start <= 0.2)
-        )
-        gap = 100 * (p2u[-1].top1 - fp32[-1].top1)
-        found.append(
-            Row("p2u to fp32", "top-1 after the last round", "points", [gap], ">= -2", gap >= -2)
-        )
+    for name, low in rounds.items():
+        if name.startswith("p2u"):
+            share = sum(one.exact for one in low) / len(low)
+            metric = "rounds exact to the bit at all clients"
+            found.append(Row(name, metric, "share", [share], "1", share == 1))
+            if "fp32" in rounds:
+                found += _judged(f"{name} to fp32", low, rounds["fp32"])
     return found
+
+
+def _judged(case: str, low: Sequence[Round], full: Sequence[Round]) -> list[Row]:
+    both = _both_ways(low) / _both_ways(full)
+    start = _total(low, "start_bytes") / _total(full, "start_bytes")
+    gap = 100 * (low[-1].top1 - full[-1].top1)
+    return [
+        Row(case, "bytes both ways", "ratio", [both], "< 1", both < 1),
+        Row(case, "bytes until start", "ratio", [start], "<= 0.2", start <= 0.2),
+        Row(case, "top-1 after the last round", "points", [gap], ">= -2", gap >= -2),
+    ]
 
 
 def _total(rounds: Sequence[Round], field: str) -> float:

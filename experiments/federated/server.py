@@ -32,12 +32,15 @@ class Variant:
       base_bits: of the codes that are sent first; None sends float32 at once.
       up_bits: of what clients send back; None for float32.
       base_share: of a round's local steps that are done on the base.
+      of_difference: from round 2 on, base and update are of the difference to the weights of the
+        round before, which every client has to the bit.
     """
 
     name: str
     base_bits: int | None = None
     up_bits: int | None = None
     base_share: float = 0.0
+    of_difference: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,15 +167,21 @@ class Server:
             raw = weights.raw_body(tensors)
             messages = [Message("weights", {**fields, "sha256": sha256}, raw)]
         else:
-            base, update = weights.in_two_parts(tensors, variant.base_bits)
-            fields["base_share"] = variant.base_share
+            fields |= {"base_share": variant.base_share, "of": "weights"}
+            if variant.of_difference and previous is not None:
+                fields["of"] = "difference"
+                base, update = weights.difference_in_two_parts(tensors, previous, variant.base_bits)
+                start = weights.added(previous, weights.decoded([base], tensors, "this server"))
+            else:
+                base, update = weights.in_two_parts(tensors, variant.base_bits)
+                start = weights.decoded([base], tensors, "this server")
             messages = [
                 Message("base", {**fields, "tensors": base[0]}, base[1]),
                 Message(
                     "update", {"round": number, "sha256": sha256, "tensors": update[0]}, update[1]
                 ),
             ]
-            base_top1 = self.top1(weights.decoded([base], tensors, "this server"))
+            base_top1 = self.top1(start)
             if previous is not None:
                 delta = weights.delta_bytes(tensors, previous)
 

@@ -18,6 +18,7 @@ from pwl_jax.precision import (
     decode_tensor,
     encode_delta,
     encode_tensor,
+    is_exact,
 )
 
 Tensors = list[np.ndarray]
@@ -66,6 +67,48 @@ def in_two_parts(tensors: Sequence[np.ndarray], bits: int) -> tuple[Coded, Coded
 def in_few_bits(tensors: Sequence[np.ndarray], bits: int) -> Coded:
     """Codes of `bits` bits; what is not quantized stays exact."""
     return _coded([encode_tensor(tensor, (bits,))[0] for tensor in tensors])
+
+
+def difference_in_two_parts(
+    tensors: Sequence[np.ndarray], previous: Sequence[np.ndarray], bits: int
+) -> tuple[Coded, Coded]:
+    """As `in_two_parts`, for who has earlier weights to the bit.
+
+    The base holds the difference to them in a few bits; the update leads from `previous` plus
+    what the base decodes to (`added`, one float32 addition each) to the bit (`joined`).
+    """
+    base = in_few_bits([a - b for a, b in zip(tensors, previous, strict=True)], bits)
+    start = added(previous, decoded([base], tensors, "this server"))
+    deltas = [encode_delta(a, b) for a, b in zip(tensors, start, strict=True)]
+    return base, _coded(deltas)
+
+
+def added(tensors: Sequence[np.ndarray], differences: Sequence[np.ndarray]) -> Tensors:
+    """The sum, tensor by tensor, in float32: the same bits on every machine."""
+    return [a + b for a, b in zip(tensors, differences, strict=True)]
+
+
+def joined(update: Coded, start: Sequence[np.ndarray], peer: str) -> Tensors:
+    """The exact tensors that an update of `difference_in_two_parts` leads to.
+
+    Args:
+      update: the second part.
+      start: where it begins: previous weights plus the decoded base.
+      peer: who sent it.
+
+    Raises:
+      FederatedError: damaged, or of another start.
+    """
+    tensors = []
+    for index, (payload, begin) in enumerate(
+        zip(_payloads(update, len(start), peer), start, strict=True)
+    ):
+        try:
+            payloads = [] if payload is None else [payload]
+            tensors.append(decode_tensor(payloads, previous=begin, max_bytes=begin.nbytes))
+        except PrecisionError as error:
+            raise FederatedError(f"tensor {index} from {peer}: {error}") from error
+    return tensors
 
 
 def delta_bytes(tensors: Sequence[np.ndarray], previous: Sequence[np.ndarray]) -> int:
@@ -133,7 +176,7 @@ def _payloads(part: Coded, count: int, peer: str) -> list[StagePayload | None]:
         except PrecisionError as error:
             raise FederatedError(f"tensor {len(payloads)} from {peer}: {error}") from error
         size = sum(stored for _, stored in header["parts"])
-        stage = EXACT if header["kind"] in ("exact", "residual") else header.get("bits", EXACT)
+        stage = EXACT if is_exact(header) else header["bits"]
         payloads.append(StagePayload(stage, header, body[at : at + size]))
         at += size
     if at != len(body):

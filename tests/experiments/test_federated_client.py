@@ -52,10 +52,10 @@ def model():
 
 def down(tensors, number=1, up_bits=None, sha256=None):
     base, update = weights.in_two_parts(tensors, 4)
-    fields = {"round": number, "up_bits": up_bits, "base_share": 0.5, "tensors": base[0]}
+    fields = {"round": number, "up_bits": up_bits, "base_share": 0.5, "of": "weights"}
     digest = sha256 or weights.model_sha256(tensors)
     return (
-        Message("base", fields, base[1]),
+        Message("base", {**fields, "tensors": base[0]}, base[1]),
         Message("update", {"round": number, "sha256": digest, "tensors": update[0]}, update[1]),
     )
 
@@ -78,6 +78,30 @@ def test_half_the_steps_are_done_on_the_base_and_their_progress_is_kept(client):
     for learnt in weights.raw_tensors(answer.body, trainer.like, "x"):
         # Six steps in all, and nothing of the base's error (up to 0.02); rounding alone is left.
         np.testing.assert_allclose(learnt, 6 / 64, atol=1e-7)
+
+
+def test_a_difference_leads_from_the_round_before_to_the_exact_weights(client):
+    client, inbox = client
+    before = model()
+    after = [t + np.float32(0.01) * np.sign(t) for t in before]
+    base, update = weights.difference_in_two_parts(after, before, 4)
+    fields = {"round": 2, "up_bits": None, "base_share": 0.5, "of": "difference"}
+    first = Message("base", {**fields, "tensors": base[0]}, base[1])
+    facts = {"round": 2, "sha256": weights.model_sha256(after), "tensors": update[0]}
+    second = Message("update", facts, update[1])
+    with pytest.raises(FederatedError, match="a difference to weights that never came"):
+        client.answer(first)
+    raw = {"round": 1, "up_bits": None, "sha256": weights.model_sha256(before)}
+    client.answer(Message("weights", raw, weights.raw_body(before)))
+    inbox.put(second)
+    answer = client.answer(first)
+    assert answer.fields["start_sha256"] == weights.model_sha256(after)
+    for learnt in weights.raw_tensors(answer.body, before, "x"):
+        np.testing.assert_allclose(learnt, 6 / 64, atol=1e-7)
+    # Its update belongs to that start alone.
+    inbox.put(second)
+    with pytest.raises(FederatedError, match="belongs to another tensor"):
+        client.answer(first)
 
 
 def test_an_update_to_other_weights_is_refused(client):

@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 def experiment(**changes):
     config = federated_round.network_config("digits", batch_size=64)
-    fields = {"clients": 2, "rounds": 2, "local_epochs": 1, "variants": ("p2u", "fp32"), **changes}
+    variants = ("p2u", "p2u_delta", "fp32")
+    fields = {"clients": 2, "rounds": 2, "local_epochs": 1, "variants": variants, **changes}
     return federated_round.Experiment(config=config, **fields)
 
 
@@ -47,7 +48,8 @@ def test_two_clients_train_from_the_servers_bits_with_fewer_bytes():
     said = []
     outcome = federated_round.run(experiment(local_epochs=3), said.append)
     p2u, fp32 = outcome.rounds["p2u"], outcome.rounds["fp32"]
-    for found in (p2u, fp32):
+    delta = outcome.rounds["p2u_delta"]
+    for found in (p2u, delta, fp32):
         assert [(one.number, one.clients, one.exact) for one in found] == [
             (1, 2, True),
             (2, 2, True),
@@ -61,6 +63,12 @@ def test_two_clients_train_from_the_servers_bits_with_fewer_bytes():
     # Two passes from nothing: both learn, and neither by far more than the other.
     assert fp32[-1].top1 > fp32[0].top1 > 0.2
     assert p2u[-1].top1 >= fp32[-1].top1 - 0.05
+    assert delta[-1].top1 >= fp32[-1].top1 - 0.05
+    # Before there is an earlier round the two are the same.
+    assert (delta[0].down_bytes, delta[0].top1) == (p2u[0].down_bytes, p2u[0].top1)
+    assert delta[1].down_bytes < 0.97 * p2u[1].down_bytes
+    assert delta[1].start_bytes < fp32[1].start_bytes / 6
+    assert abs(delta[1].base_top1 - delta[0].top1) <= 0.02
     assert p2u[0].delta_bytes is None and 0 < p2u[1].delta_bytes < raw
     clients = pids(said[0])
     assert len(set(clients)) == 2 and os.getpid() not in clients
@@ -200,8 +208,8 @@ def test_the_report_compares_and_judges():
         "fp32": [a_round("fp32", 1, b""), a_round("fp32", 2, b"")],
     }
     assert len(report.table(rounds).splitlines()) == 2 + 4
-    assert report.summary(rounds)[-1] == (
-        "bytes of p2u to fp32: until the start 0.09x, down 0.82x, up 0.17x, both ways 0.48x; "
+    assert report.summary(rounds)[-2] == (
+        "p2u to fp32: bytes until the start 0.09x, down 0.82x, up 0.17x, both ways 0.48x; "
         "top-1 after the last round -1.00 points"
     )
     judged = {row.metric: row.met for row in report.rows(rounds) if row.target}
