@@ -14,6 +14,10 @@ initial weights, with the same shares and batches:
   fp32       float32 both ways
   zipnn      fp32 with every body packed by ZipNN; lossless, so only its bytes are measured
 
+A client that dies, is silent for --timeout seconds or sends what it must not ends the run with one
+line that names it; with --allow_lost=N the run goes on without up to N of them, the average then
+being over those that answered.
+
 Needs two CPU cores and about a minute. Writes experiments/results/federated_round/<name>.json.
 """
 
@@ -37,6 +41,8 @@ from pwl_jax.training.config import DataConfig, RunConfig
 from pwl_jax.training.optimizer import OptimizerConfig
 
 VARIANTS = ("p2u", "p2u_delta", "fp32", "zipnn")
+
+_PLACES = ("zipnn_python=", "data_dir=")
 
 _CLIENTS = flags.DEFINE_integer("clients", 4, "Client processes.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each variant.", lower_bound=1)
@@ -112,10 +118,12 @@ class Outcome:
     Attributes:
       rounds: of each variant, by its name.
       notes: lines for the reader: clients lost, a column left out.
+      zipnn: its version; None where it was not measured.
     """
 
     rounds: dict[str, list[Round]]
     notes: list[str]
+    zipnn: str | None = None
 
 
 def network_config(
@@ -177,14 +185,15 @@ def run(experiment: Experiment, say: Callable[[str], None] = print) -> Outcome:
                 found[variant.name] = server.run(variant, experiment.rounds, say)
         server.stop()
         notes += [f"lost: {why}" for why in fleet.lost]
+    zipnn = None
     if "zipnn" in experiment.variants:
         packed, note = zipnn_rounds(found["fp32"], experiment.zipnn_python)
         if packed is None:
             notes.append(f"zipnn is left out: {note}")
         else:
-            found["zipnn"] = packed
+            found["zipnn"], zipnn = packed, note
             notes.append(f"zipnn {note}: bytes measured on the tensors of fp32")
-    return Outcome(found, notes)
+    return Outcome(found, notes, zipnn)
 
 
 def main() -> None:
@@ -216,8 +225,14 @@ def main() -> None:
     print(f"\n{report.table(outcome.rounds)}\n")
     for line in [*outcome.notes, *report.summary(outcome.rounds)]:
         print(line)
-    command = shlex.join(["python", "-m", "experiments.federated_round", *sys.argv[1:]])
-    path = write_results(f"federated_round/{_NAME.value}", command, report.rows(outcome.rounds))
+    # Where things lie on this machine is nobody else's.
+    given = [flag for flag in sys.argv[1:] if not flag.lstrip("-").startswith(_PLACES)]
+    path = write_results(
+        f"federated_round/{_NAME.value}",
+        shlex.join(["python", "-m", "experiments.federated_round", *given]),
+        report.rows(outcome.rounds),
+        others={"zipnn": outcome.zipnn} if outcome.zipnn else None,
+    )
     print(f"results: {path}")
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,14 @@ class Row:
         return {**dataclasses.asdict(self), "samples": samples, "median": median}
 
 
-def write_results(name: str, command: str, rows: Sequence[Row], device: str | None = None) -> Path:
+def write_results(
+    name: str,
+    command: str,
+    rows: Sequence[Row],
+    *,
+    device: str | None = None,
+    others: Mapping[str, str] | None = None,
+) -> Path:
     """Writes `{command, versions, device, date, rows}` and returns the file.
 
     Args:
@@ -52,10 +59,11 @@ def write_results(name: str, command: str, rows: Sequence[Row], device: str | No
       command: that measures it anew.
       rows: what was measured.
       device: where; None for this machine's CPU.
+      others: versions of what ran in other interpreters.
     """
     document = {
         "command": command,
-        "versions": versions(),
+        "versions": versions() | dict(others or {}),
         "device": cpu_name() if device is None else device,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": [row.to_dict() for row in rows],

@@ -78,8 +78,14 @@ class LocalTrainer:
         self._config = config = RunConfig.from_dict(settings.config)
         self._settings = settings
         self._images = training_images(config)
-        labels = self._images.batch(np.arange(len(self._images)))["label"]
-        dealt = shares(labels, settings.clients, settings.split, config.seed)
+        count = len(self._images)
+        dealt = shares(
+            count,
+            lambda: self._images.batch(np.arange(count))["label"],
+            settings.clients,
+            settings.split,
+            config.seed,
+        )
         self._positions = dealt[settings.client]
         self.examples = len(self._positions)
         if self.examples < config.batch_size:

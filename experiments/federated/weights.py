@@ -99,16 +99,11 @@ def joined(update: Coded, start: Sequence[np.ndarray], peer: str) -> Tensors:
     Raises:
       FederatedError: damaged, or of another start.
     """
-    tensors = []
-    for index, (payload, begin) in enumerate(
-        zip(_payloads(update, len(start), peer), start, strict=True)
-    ):
-        try:
-            payloads = [] if payload is None else [payload]
-            tensors.append(decode_tensor(payloads, previous=begin, max_bytes=begin.nbytes))
-        except PrecisionError as error:
-            raise FederatedError(f"tensor {index} from {peer}: {error}") from error
-    return tensors
+    payloads = _payloads(update, len(start), peer)
+    return [
+        _tensor([payloads[index]], begin, begin, f"tensor {index} from {peer}")
+        for index, begin in enumerate(start)
+    ]
 
 
 def delta_bytes(tensors: Sequence[np.ndarray], previous: Sequence[np.ndarray]) -> int:
@@ -129,23 +124,10 @@ def decoded(parts: Sequence[Coded], like: Sequence[np.ndarray], peer: str) -> Te
       FederatedError: damaged, or not of these tensors.
     """
     payloads = [_payloads(part, len(like), peer) for part in parts]
-    tensors = []
-    for index, expected in enumerate(like):
-        chain = [stage[index] for stage in payloads]
-        try:
-            tensor = decode_tensor(
-                [payload for payload in chain if payload is not None],
-                max_bytes=expected.nbytes,
-            )
-        except PrecisionError as error:
-            raise FederatedError(f"tensor {index} from {peer}: {error}") from error
-        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
-            raise FederatedError(
-                f"tensor {index} from {peer} is {tensor.dtype}{list(tensor.shape)}; expected "
-                f"{expected.dtype}{list(expected.shape)}"
-            )
-        tensors.append(tensor)
-    return tensors
+    return [
+        _tensor([stage[index] for stage in payloads], expected, None, f"tensor {index} from {peer}")
+        for index, expected in enumerate(like)
+    ]
 
 
 def coded_of(fields: Mapping[str, Any], body: bytes, peer: str) -> Coded:
@@ -154,6 +136,26 @@ def coded_of(fields: Mapping[str, Any], body: bytes, peer: str) -> Coded:
     if not isinstance(headers, list):
         raise FederatedError(f"{peer} sent tensors {headers!r}; expected a list of headers")
     return headers, body
+
+
+def _tensor(
+    chain: Sequence[StagePayload | None],
+    like: np.ndarray,
+    previous: np.ndarray | None,
+    where: str,
+) -> np.ndarray:
+    """One tensor of the shape and type of `like`; raises FederatedError."""
+    payloads = [payload for payload in chain if payload is not None]
+    try:
+        tensor = decode_tensor(payloads, previous=previous, max_bytes=like.nbytes)
+    except PrecisionError as error:
+        raise FederatedError(f"{where}: {error}") from error
+    if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise FederatedError(
+            f"{where} is {tensor.dtype}{list(tensor.shape)}; expected "
+            f"{like.dtype}{list(like.shape)}"
+        )
+    return tensor
 
 
 def _coded(payloads: Sequence[StagePayload | None]) -> Coded:

@@ -163,6 +163,11 @@ def test_coded_tensors_that_are_not_the_expected_ones_are_refused():
             weights.decoded([bad], sent, "client 2")
     with pytest.raises(FederatedError, match="expected a list"):
         weights.coded_of({"tensors": "all"}, b"", "client 2")
+    turned = [*sent[:2], sent[2].T, *sent[3:]]
+    with pytest.raises(FederatedError, match=r"float32\[30, 40\]; expected float32\[40, 30\]"):
+        weights.decoded([weights.in_few_bits(turned, 8)], sent, "client 2")
+    with pytest.raises(FederatedError, match=r"expected float32\[40, 30\]"):
+        weights.joined(weights.in_few_bits(turned, 8), sent, "client 2")
     base, _ = weights.in_two_parts(sent, 4)
     _, other = weights.in_two_parts(tensors(1), 4)
     with pytest.raises(FederatedError, match="another base"):
@@ -172,7 +177,7 @@ def test_coded_tensors_that_are_not_the_expected_ones_are_refused():
 @pytest.mark.parametrize("split", ["iid", "by_class"])
 def test_shares_are_disjoint_complete_and_even(split):
     labels = np.tile(np.arange(10), 101)
-    dealt = shares(labels, 4, split, seed=1)
+    dealt = shares(len(labels), lambda: labels, 4, split, seed=1)
     assert sorted(np.concatenate(dealt)) == list(range(1010))
     assert {len(share) for share in dealt} == {252, 253}
     classes = [len(set(labels[share])) for share in dealt]
@@ -181,6 +186,6 @@ def test_shares_are_disjoint_complete_and_even(split):
 
 def test_an_unknown_split_or_too_many_clients_are_refused():
     with pytest.raises(FederatedError, match="split 'sorted' is unknown; expected iid, by_class"):
-        shares(np.zeros(4, int), 2, "sorted", 0)
+        shares(4, lambda: np.zeros(4, int), 2, "sorted", 0)
     with pytest.raises(FederatedError, match="5 clients for 4 examples"):
-        shares(np.zeros(4, int), 5, "iid", 0)
+        shares(4, lambda: np.zeros(4, int), 5, "iid", 0)
