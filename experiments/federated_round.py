@@ -228,10 +228,11 @@ def main() -> None:
     # Where things lie on this machine is nobody else's.
     given = [flag for flag in sys.argv[1:] if not flag.lstrip("-").startswith(_PLACES)]
     path = write_results(
-        f"federated_round/{_NAME.value}",
-        shlex.join(["python", "-m", "experiments.federated_round", *given]),
+        "federated_round",
+        _NAME.value,
         report.rows(outcome.rounds),
-        others={"zipnn": outcome.zipnn} if outcome.zipnn else None,
+        more={"zipnn": outcome.zipnn} if outcome.zipnn else None,
+        command=shlex.join(["python", "-m", "experiments.federated_round", *given]),
     )
     print(f"results: {path}")
 

@@ -72,8 +72,9 @@ def write_results(
     name: str,
     rows: Sequence[Row],
     *,
-    results: Path = RESULTS,
+    results: Path | None = None,
     more: Mapping[str, Any] | None = None,
+    command: str | None = None,
 ) -> Path:
     """Writes `<results>/<folder>/<name>.json`: {command, versions, device, date, rows} and `more`.
 
@@ -81,16 +82,17 @@ def write_results(
       folder: which measurement.
       name: which run of it.
       rows: what was measured.
-      results: where all measurements lie.
+      results: where all measurements lie; `RESULTS` if not given.
       more: further fields of the file.
+      command: that measures it anew; this process's own if not given.
 
     Raises:
       OSError: the file cannot be written.
     """
-    path = results / folder / f"{name}.json"
+    path = (RESULTS if results is None else results) / folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "command": command(),
+        "command": command or own_command(),
         "versions": versions(),
         "device": device(),
         "date": datetime.date.today().isoformat(),
@@ -101,7 +103,7 @@ def write_results(
     return path
 
 
-def command() -> str:
+def own_command() -> str:
     """How this program was started."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = f"python -m {spec.name}" if spec is not None else Path(sys.argv[0]).name

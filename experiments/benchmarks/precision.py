@@ -112,7 +112,7 @@ def main() -> None:
     report(result, _NAME.value)
 
 
-def report(result: Result, name: str, results: Path = results_file.RESULTS) -> Path:
+def report(result: Result, name: str, results: Path | None = None) -> Path:
     """Prints the tables and writes the JSON file; its path."""
     path = results_file.write_results(
         "precision", name, result.rows, results=results, more=_more(result)

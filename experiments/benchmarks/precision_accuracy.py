@@ -77,9 +77,9 @@ def pair_rows(path: Path, data_dir: str | None = None) -> Iterator[Row]:
 
 def _rows(case: str, found: dict[Bits, Accuracy], what: str) -> Iterator[Row]:
     exact = found[EXACT]
-    yield Row(case, f"{what}top-1, original", "%", (100 * exact.top1,))
+    yield Row(case, f"{what}top-1, original", "%", (100 * exact.score,))
     for bits in (4, 8):
-        lost = 100 * (exact.top1 - found[bits].top1)
+        lost = 100 * (exact.score - found[bits].score)
         most = MOST_POINTS[bits]
         if bits == 8:
             most = max(most, 100 / exact.examples)

@@ -33,8 +33,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "student": {"hidden": 64, "heads": 4, "mlp": 256},
     }
     for section in (config.teacher, config.distill):
-        section.epochs = 3
-        section.eval_every_epochs = 3
+        section.epochs = 1
+        section.eval_every_epochs = 1
         section.optimizer.learning_rate = 1e-3
         section.optimizer.warmup_steps = 100
     return config

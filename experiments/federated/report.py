@@ -82,12 +82,12 @@ def rows(rounds: Rounds) -> list[Row]:
             samples = [getattr(one, field) for one in of_variant]
             samples = [float(value) for value in samples if value is not None]
             if samples and not (name == "zipnn" and field == "seconds"):
-                found.append(Row(name, metric, unit, samples))
+                found.append(Row(name, metric, unit, tuple(samples)))
     for name, low in rounds.items():
         if name.startswith("p2u"):
             share = sum(one.exact for one in low) / len(low)
             metric = "rounds exact to the bit at all clients"
-            found.append(Row(name, metric, "share", [share], "1", share == 1))
+            found.append(Row(name, metric, "share", (share,), "== 1"))
             if "fp32" in rounds:
                 found += _judged(f"{name} to fp32", low, rounds["fp32"])
     return found
@@ -98,9 +98,9 @@ def _judged(case: str, low: Sequence[Round], full: Sequence[Round]) -> list[Row]
     start = _total(low, "start_bytes") / _total(full, "start_bytes")
     gap = 100 * (low[-1].top1 - full[-1].top1)
     return [
-        Row(case, "bytes both ways", "ratio", [both], "< 1", both < 1),
-        Row(case, "bytes until start", "ratio", [start], "<= 0.2", start <= 0.2),
-        Row(case, "top-1 after the last round", "points", [gap], ">= -2", gap >= -2),
+        Row(case, "bytes both ways", "ratio", (both,), "< 1"),
+        Row(case, "bytes until start", "ratio", (start,), "<= 0.2"),
+        Row(case, "top-1 after the last round", "points", (gap,), ">= -2"),
     ]
 
 

@@ -1,7 +1,6 @@
 """Federated rounds by real processes: exact weights, fewer bytes, and clients that misbehave."""
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -13,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import federated_round, results_file
+from experiments import federated_round
 from experiments.federated import report
 from experiments.federated.fleet import Fleet
 from experiments.federated.messages import FederatedError, Message
 from experiments.federated.server import Round
 from experiments.federated.zipnn_baseline import zipnn_rounds
-from experiments.results_file import Row, write_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,23 +215,3 @@ def test_the_report_compares_and_judges():
     rounds["p2u"][1] = dataclasses.replace(rounds["p2u"][1], exact=False, top1=0.8, up_bytes=9e9)
     judged = {row.metric: row.met for row in report.rows(rounds) if row.target}
     assert [metric for metric, met in judged.items() if met] == ["bytes until start"]
-
-
-def test_a_results_file_has_its_fields(tmp_path, monkeypatch):
-    monkeypatch.setattr(results_file, "RESULTS", tmp_path)
-    rows = [Row("a", "bytes", "bytes", [3.0, 1.0, 8.0], "<= 5", True), Row("b", "s", "s", [])]
-    path = write_results("group/name", "python -m x", rows)
-    assert path == tmp_path / "group" / "name.json"
-    document = json.loads(path.read_text())
-    assert set(document) == {"command", "versions", "device", "date", "rows"}
-    assert document["rows"][0] == {
-        "case": "a",
-        "metric": "bytes",
-        "unit": "bytes",
-        "samples": [3.0, 1.0, 8.0],
-        "median": 3.0,
-        "target": "<= 5",
-        "met": True,
-    }
-    assert document["rows"][1]["median"] is None
-    assert {"python", "jax", "numpy"} <= set(document["versions"])
