@@ -169,6 +169,7 @@ def _limited() -> Iterator[None]:
 
 
 def peak_bytes() -> int:
+    """Most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
