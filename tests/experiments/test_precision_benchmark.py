@@ -90,6 +90,15 @@ def test_sizes_are_in_the_order_that_they_must_be_in(result, dtype):
     assert share(f"{methods.TWO}: restored to the bit") == 1
 
 
+def test_the_entropy_of_exponents_is_that_of_exponents_alone():
+    rng = np.random.default_rng(0)
+    # One exponent, both signs.
+    values = rng.uniform(1, 2, (64, 64)) * rng.choice([-1, 1], (64, 64))
+    case = cases.in_memory("tiny", "drawn", {"kernel": values.astype(np.float32)})
+    rows = list(methods.rows(case, methods.measure(case, None), None))
+    assert value(rows, "tiny, float32", methods.EXPONENTS) == 0.75
+
+
 def test_every_row_has_the_form_of_the_file_and_targets_are_judged(result, tmp_path, capsys):
     path = precision.report(result, "tiny", tmp_path)
     printed = capsys.readouterr().out
