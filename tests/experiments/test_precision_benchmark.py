@@ -146,6 +146,12 @@ def test_a_target_bounds_the_median(target, met):
     assert Row("case", "metric", "x", (9.0, 2.0, 1.0), target).met is met
 
 
+def test_the_command_in_the_file_names_no_folders_of_this_machine(monkeypatch):
+    arguments = ["program", "--vit=/a/b/vit/", "--data_dir=data/x", "--quick", "/home/me/file"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert results_file.command().endswith(" --vit=vit --data_dir=data/x --quick file")
+
+
 def test_drawn_tensors_have_the_shapes_of_vit_l_and_the_distributions_of_the_teacher():
     teacher = {
         name.replace("block0/layer1", "block3/layer0"): np.full((1,) * len(shape), 1, np.float32)
