@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_ABSOLUTE = re.compile(r"(^|(?<==))/(?:[^/]+/)*([^/]+)/?$")
 _PACKAGES = ("numpy", "zstandard", "jax", "jaxlib", "flax", "ml_dtypes")
 
 
@@ -104,10 +106,10 @@ def write_results(
 
 
 def own_command() -> str:
-    """How this program was started."""
+    """How this program was started; of absolute paths only the last part, which says what it is."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = f"python -m {spec.name}" if spec is not None else Path(sys.argv[0]).name
-    return " ".join([program, *sys.argv[1:]])
+    return " ".join([program, *(_ABSOLUTE.sub(r"\2", argument) for argument in sys.argv[1:])])
 
 
 def versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ _ZIPNN = flags.DEFINE_string(
 )
 _LARGE = flags.DEFINE_bool("large", True, "Measure the large model too.")
 _QUICK = flags.DEFINE_bool("quick", False, "A layer's tensors of the large model only.")
+_ACCURACY = flags.DEFINE_bool("accuracy", True, "Measure accuracy too.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each job.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "precision", "Name of the JSON file.")
 
@@ -104,11 +105,8 @@ def main() -> None:
                 result = run(cases, others, _REPEATS.value)
         else:
             result = run(cases, None, _REPEATS.value)
-        _say("accuracy")
-        for teacher in (resnet, vit):
-            result.rows.extend(precision_accuracy.teacher_rows(teacher.workdir, _DATA_DIR.value))
-        for pair in _PWL.value:
-            result.rows.extend(precision_accuracy.pair_rows(Path(pair), _DATA_DIR.value))
+        if _ACCURACY.value:
+            result.rows.extend(_accuracy([resnet, vit]))
     report(result, _NAME.value)
 
 
@@ -170,6 +168,15 @@ def _teacher(family: str, given: str | None, folder: Path) -> Teacher:
         return precision_cases.given_teacher(family, given)
     _say(f"training the {family} teacher of the demonstration")
     return precision_cases.trained_teacher(family, folder)
+
+
+def _accuracy(teachers: Sequence[Teacher]) -> Iterator[Row]:
+    for teacher in teachers:
+        _say(f"accuracy of {teacher.source}")
+        yield from precision_accuracy.teacher_rows(teacher.workdir, _DATA_DIR.value)
+    for pair in _PWL.value:
+        _say(f"accuracy of the pair in {Path(pair).name}")
+        yield from precision_accuracy.pair_rows(Path(pair), _DATA_DIR.value)
 
 
 def _large(vit: Teacher) -> Case:

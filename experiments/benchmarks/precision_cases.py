@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 
 from pwl_jax.errors import UserError
-from pwl_jax.precision import numpy_dtype
 from pwl_jax.precision.dtypes import FLOATS, array_of, cast_patterns, float_values
 
 DTYPES = ("float32", "bfloat16")
@@ -293,8 +292,3 @@ def trained_teacher(family: str, folder: Path) -> Teacher:
     if not result.finished:
         raise CaseError(f"the training of the {family} teacher was stopped")
     return Teacher(family, folder / family, "the demonstration's teacher, trained on digits here")
-
-
-def nbytes(array: np.ndarray, dtype: str) -> int:
-    """Bytes of an array's elements in a type."""
-    return array.size * numpy_dtype(dtype).itemsize

@@ -90,6 +90,15 @@ def test_sizes_are_in_the_order_that_they_must_be_in(result, dtype):
     assert share(f"{methods.TWO}: restored to the bit") == 1
 
 
+def test_the_entropy_of_exponents_is_that_of_exponents_alone():
+    rng = np.random.default_rng(0)
+    # One exponent, both signs.
+    values = rng.uniform(1, 2, (64, 64)) * rng.choice([-1, 1], (64, 64))
+    case = cases.in_memory("tiny", "drawn", {"kernel": values.astype(np.float32)})
+    rows = list(methods.rows(case, methods.measure(case, None), None))
+    assert value(rows, "tiny, float32", methods.EXPONENTS) == 0.75
+
+
 def test_every_row_has_the_form_of_the_file_and_targets_are_judged(result, tmp_path, capsys):
     path = precision.report(result, "tiny", tmp_path)
     printed = capsys.readouterr().out
@@ -135,6 +144,12 @@ def test_ratios_of_speeds_are_those_of_the_same_round(result):
 )
 def test_a_target_bounds_the_median(target, met):
     assert Row("case", "metric", "x", (9.0, 2.0, 1.0), target).met is met
+
+
+def test_the_command_in_the_file_names_no_folders_of_this_machine(monkeypatch):
+    arguments = ["program", "--vit=/a/b/vit/", "--data_dir=data/x", "--quick", "/home/me/file"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert results_file.command().endswith(" --vit=vit --data_dir=data/x --quick file")
 
 
 def test_drawn_tensors_have_the_shapes_of_vit_l_and_the_distributions_of_the_teacher():
