@@ -1,8 +1,7 @@
 """How the training examples are dealt to the clients."""
 
-from typing import Literal, get_args
-
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 
