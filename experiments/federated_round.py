@@ -42,8 +42,6 @@ from pwl_jax.training.optimizer import OptimizerConfig
 
 VARIANTS = ("p2u", "p2u_delta", "fp32", "zipnn")
 
-_PLACES = ("zipnn_python=", "data_dir=")
-
 _CLIENTS = flags.DEFINE_integer("clients", 4, "Client processes.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each variant.", lower_bound=1)
 _LOCAL_EPOCHS = flags.DEFINE_integer(
@@ -225,16 +223,24 @@ def main() -> None:
     print(f"\n{report.table(outcome.rounds)}\n")
     for line in [*outcome.notes, *report.summary(outcome.rounds)]:
         print(line)
-    # Where things lie on this machine is nobody else's.
-    given = [flag for flag in sys.argv[1:] if not flag.lstrip("-").startswith(_PLACES)]
     path = write_results(
         "federated_round",
         _NAME.value,
         report.rows(outcome.rounds),
         more={"zipnn": outcome.zipnn} if outcome.zipnn else None,
-        command=shlex.join(["python", "-m", "experiments.federated_round", *given]),
+        command=_command(),
     )
     print(f"results: {path}")
+
+
+def _command() -> str:
+    """The command line, without where things lie on this machine."""
+    given = [
+        flag.serialize()
+        for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+        if flag.present and flag.name not in ("zipnn_python", "data_dir")
+    ]
+    return shlex.join(["python", "-m", "experiments.federated_round", *given])
 
 
 if __name__ == "__main__":
