@@ -80,6 +80,8 @@ def _export_tensors(path: str, against: Any) -> None:
     if _BASE_BUDGET.value:
         raise UserError("--base_budget measures a network; --weights holds none to measure")
     tensors = SafetensorsFile(path)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
     manifest = write_tensor_bundle(
         _BUNDLE.value,
         tensors,
