@@ -118,7 +118,10 @@ def export_bundle(
 
         def unit_bytes(unit: Unit) -> float:
             bits = stages[0] if unit.kind in CODED else EXACT
-            return arriving_bytes(tensors.get(unit, {}).values(), bits)
+            return sum(
+                arriving_bytes([array], widths[name][0] if name in widths else bits)
+                for name, array in tensors.get(unit, {}).items()
+            )
 
         if isinstance(model, workdir.TrainedNetwork):
             rungs = [Rung.uniform(model.composition, stage) for stage in stages]

@@ -10,11 +10,11 @@ import pytest
 from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
-from pwl_jax.export import BundleOptions, export_bundle, sensitivity
+from pwl_jax.export import BundleOptions, export_bundle, exporter, sensitivity
 from pwl_jax.export.exporter import _as_hybrid
 from pwl_jax.export.measure import expanded
 from pwl_jax.export.sensitivity import planned_widths
-from pwl_jax.ladder import EXACT, Rung, Unit
+from pwl_jax.ladder import EXACT, Composition, Rung, Unit
 from pwl_jax.precision import Quantization, canonical_json, encode_tensor, quantizable
 from pwl_jax.training import workdir
 from pwl_jax.training.evaluation import Evaluator
@@ -250,3 +250,25 @@ def test_values_that_are_no_numbers_do_not_spoil_the_plan(teacher):
     assert len(found) == 5
     assert sum(first_bytes(arrays[name], BITS, found[name]) for name in found) <= uniform
     assert {bits[0] for bits in found.values()} != {2}
+
+
+def test_the_order_of_swaps_counts_the_bytes_that_are_sent(monkeypatch, tmp_path):
+    """A block whose tensors are planned exact costs as much when it is weighed."""
+    asked = {}
+
+    def order(blocks, lowest, measurer, unit_bytes):
+        asked.update({Unit("teacher", i): unit_bytes(Unit("teacher", i)) for i in range(blocks)})
+        return Composition.prefixes(blocks)
+
+    monkeypatch.setattr(exporter, "chosen_order", order)
+    validation = few(sources.load("digits", "validation"), 16)
+    model, weighed = tiny_model("vgg"), []
+    for share in (None, 9.0):
+        options = BundleOptions(base_budget=share)
+        export_bundle(model, tmp_path / str(share), BITS, validation, None, options=options)
+        weighed.append(dict(asked))
+    for index in range(3):
+        unit = Unit("teacher", index)
+        tensors = exporter.unit_tensors(model.hybrid, model.variables)[unit]
+        exact = sum(array.nbytes for array in tensors.values())
+        assert weighed[1][unit] == exact > weighed[0][unit]
