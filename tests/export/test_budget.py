@@ -157,6 +157,11 @@ def test_what_is_measured_is_what_a_receiver_decodes(exported, teacher):
         found = live_logits(path, entry.name, inputs)
         assert found.tobytes() == np.asarray(logits[entry.rung]).tobytes()
         assert entry.top1 == (found.argmax(-1) == labels).mean()
+        chances = found - np.logaddexp.reduce(found, axis=-1, keepdims=True)
+        loss = -np.take_along_axis(chances, labels[:, None], 1).mean()
+        measured = next(m for m in manifest.measurements if m.rung == entry.rung)
+        # Summed in float32; other bits of the same tensors move it a thousand times further.
+        assert measured.loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_manifest_says_how_bits_were_chosen(exported):
