@@ -248,6 +248,7 @@ def changed(tensors, *names):
     return new
 
 
+@pytest.mark.slow
 def test_a_delta_holds_what_changed_and_restores_the_new_tensors(folder, tmp_path):
     """Then a delta of the delta; and none is restored from anything but its own past."""
     rng = np.random.default_rng(5)
