@@ -41,7 +41,7 @@ def test_inspect_shows_the_ladder(bundle):
     table = [line.split() for line in lines[-len(tiny.RUNGS) :]]
     assert [row[0] for row in table] == list(tiny.RUNGS)
     assert [row[1] for row in table][:2] == ["50.00", "55.00"]
-    sizes = [int(row[3].replace(",", "")) for row in table]
+    sizes = [int(row[-1].replace(",", "")) for row in table]
     assert sizes == [rung.cumulative_bytes for rung in BundleReader.open(bundle).ladder.rungs]
 
 
