@@ -29,6 +29,8 @@ def main() -> None:
     """Runs the command from its flags."""
     reader = bundle_flags.opened(_BUNDLE.value, _CACHE_DIR.value)
     print("\n".join(description(reader)))
+    if bundle_flags.options()["public_key"]:
+        print(f"\nsigned by the owner of {bundle_flags.options()['public_key']}")
     if _VERIFY.value:
         report = reader.verify()
         if not report.ok:

@@ -34,7 +34,7 @@ from pwl_jax.ladder import (
     Measurement,
     Unit,
 )
-from pwl_jax.precision import canonical_json
+from pwl_jax.precision import CODECS, canonical_json
 
 FORMAT, VERSION = "pwl-bundle", 1
 MANIFEST_NAME = "manifest.json"
@@ -49,12 +49,14 @@ MOST_BLOCKS = 4096
 class Manifest:
     """The manifest; see docs/bundle_format.md for the meaning of every field.
 
-    `against` is the SHA-256 of the manifest of the bundle that a delta bundle is told against.
+    `codecs` are the names of all byte codecs that its shards use. `against` is the SHA-256 of the
+    manifest of the bundle that a delta bundle is told against.
 
     In `ladder`, `cumulative_bytes` counts programs and shards but not the manifest, which cannot
     state its own size; `BundleReader.ladder` adds it.
     """
 
+    codecs: tuple[str, ...]
     pair: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     classes: tuple[str, ...]
@@ -77,6 +79,7 @@ class Manifest:
                 "format": FORMAT,
                 "version": VERSION,
                 **against,
+                "codecs": list(self.codecs),
                 "pair": dict(self.pair),
                 "preprocessing": dict(self.preprocessing),
                 "classes": list(self.classes),
@@ -114,6 +117,7 @@ class Manifest:
         strict_json.fields(document, where, ["format", "version", *names], ["against"])
         try:
             manifest = cls(
+                codecs=_read_codecs(document["codecs"]),
                 pair=strict_json.items(document["pair"], "pair"),
                 preprocessing=strict_json.items(document["preprocessing"], "preprocessing"),
                 classes=strict_json.strings(document["classes"], "classes"),
@@ -232,3 +236,11 @@ def _is_index(text: str, count: int) -> bool:
     """Whether a text is a number below `count`, without leading zeros."""
     # Compared as a number: a hostile manifest may state more blocks than any list can hold.
     return text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < count
+
+
+def _read_codecs(value: Any) -> tuple[str, ...]:
+    names = strict_json.strings(value, "codecs")
+    for name in names:
+        if name not in CODECS:
+            raise BundleError(f"codec '{name}' is unknown; this reader knows {', '.join(CODECS)}")
+    return names

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pwl_jax.bundle.cached_store import CachedStore
-from pwl_jax.bundle.entries import FileEntry
+from pwl_jax.bundle.entries import FileEntry, ProgramEntry
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.http_store import open_store
 from pwl_jax.bundle.integrity import sha256_of
@@ -32,6 +32,7 @@ from pwl_jax.ladder import EXACT, Bits, Ladder, Unit
 
 # Units of another bundle that stay open while tensors are taken from it by name.
 _OPEN_UNITS = 4
+LARGEST_PROGRAM = 256 << 20
 
 Address = str | os.PathLike[str]
 
@@ -177,7 +178,7 @@ class BundleReader:
         entries = self.manifest.programs.get(str(unit), ())
         for entry in entries:
             if entry.format == format:
-                with self._file(entry) as file:
+                with self._program_file(entry) as file:
                     return bytes(file.read(0, file.size)), entry.bindings
         held = ", ".join(entry.format for entry in entries) or "none"
         raise BundleError(f"this bundle has no {format} program of {unit} (it has {held})")
@@ -217,7 +218,7 @@ class BundleReader:
                     tensors += decoded if stage == stages[-1] else 0
         for entry in (entry for entries in self.manifest.programs.values() for entry in entries):
             with _noted(problems):
-                self._file(entry).close()
+                self._program_file(entry).close()
         with self._lock:
             files, size = len(self._read_files), sum(self._read_files.values())
         return VerifyReport(files, size, tensors, tuple(dict.fromkeys(problems)))
@@ -227,6 +228,14 @@ class BundleReader:
         if previous is not None and self._previous is not None:
             told = Previous(self._previous.manifest, previous.__getitem__)
         return UnitFiles(self.manifest, unit, stage, self._file, told, self._largest_tensor)
+
+    def _program_file(self, entry: ProgramEntry) -> VerifiedFile:
+        if entry.bytes > LARGEST_PROGRAM:
+            raise BundleError(
+                f"{entry.file} declares {entry.bytes} bytes; a program has at most "
+                f"{LARGEST_PROGRAM}, as it holds no weights"
+            )
+        return self._file(entry)
 
     def _file(self, entry: FileEntry) -> VerifiedFile:
         file = self._store.open(entry.file, entry.bytes, entry.sha256)

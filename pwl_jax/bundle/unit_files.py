@@ -10,8 +10,8 @@ from pwl_jax.bundle.entries import FileEntry, ShardEntry
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.manifest import Manifest
 from pwl_jax.bundle.safetensors_file import read_safetensors
-from pwl_jax.bundle.shard_file import PayloadPlace, payload_places
-from pwl_jax.bundle.verified_file import VerifiedFile
+from pwl_jax.bundle.shard_file import LARGEST_HEADER, PayloadPlace, payload_places
+from pwl_jax.bundle.verified_file import CHUNK, VerifiedFile
 from pwl_jax.ladder import EXACT, Bits, Unit
 from pwl_jax.precision import (
     PrecisionError,
@@ -159,6 +159,7 @@ class UnitFiles:
         return self._previous.tensor(name)
 
     def _check_declared(self, entry: ShardEntry) -> None:
+        total = 0
         for name in entry.tensors:
             tensor = self._manifest.tensors[name]
             # Without the zeros, so that they cannot hide sizes that no array can have.
@@ -169,11 +170,23 @@ class UnitFiles:
                     f"{entry.file}: tensor '{name}' declares a shape {list(tensor.shape)[:8]} of "
                     f"more than {self._largest} bytes"
                 )
+            total += byte_count(tensor.dtype, shape)
+        # Else a manifest of a few bytes could have a disk filled from a server without an end.
+        if entry.bytes > 2 * total + LARGEST_HEADER + CHUNK:
+            raise BundleError(
+                f"{entry.file} declares {entry.bytes} bytes for tensors of {total} bytes"
+            )
 
     def _check_header(self, name: str, place: PayloadPlace) -> None:
         expected, header = self._manifest.tensors[name], place.header
         if (header["dtype"], tuple(header["shape"])) != (expected.dtype, expected.shape):
             raise BundleError(f"{self._where}: tensor '{name}' is not as the manifest declares it")
+        for codec, _ in header["parts"]:
+            if codec not in self._manifest.codecs:
+                raise BundleError(
+                    f"{self._where}: tensor '{name}' uses codec '{codec}', which the manifest does "
+                    "not name"
+                )
 
     def _check_tensor(self, name: str, array: np.ndarray, complete: bool) -> None:
         expected = self._manifest.tensors[name]

@@ -88,6 +88,7 @@ class BundleWriter:
                 (self._staging / folder).mkdir()
         if against is not None:
             self._previous = against.exact_tensors()
+        self._codecs: set[str] = set()
         self._stages: dict[str, tuple[Bits, ...]] = {}
         self._shards: dict[str, ShardEntry] = {}
         self._tensors: dict[str, TensorEntry] = {}
@@ -204,6 +205,7 @@ class BundleWriter:
         measured_on = dict(measured_on or {})
         split = measured_on.get("split") or "validation"
         manifest = Manifest(
+            codecs=tuple(sorted(self._codecs)),
             pair=pair,
             preprocessing={} if preprocessing is None else preprocessing.to_dict(),
             classes=tuple(classes),
@@ -264,6 +266,7 @@ class BundleWriter:
             payloads = encode_tensor(array, tuple(spools), **options)
         for payload in payloads:
             spools[payload.stage].add(name, payload)
+            self._codecs |= {codec for codec, _ in payload.header["parts"]}
         return _entry(array)
 
     @contextlib.contextmanager

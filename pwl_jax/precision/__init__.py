@@ -1,6 +1,7 @@
 """Tensors in a few bits first, then to the bit. NumPy and zstandard; any arrays."""
 
 from pwl_jax.precision.bit_plan import Choice, plan_bits
+from pwl_jax.precision.codec import CODECS
 from pwl_jax.precision.delta import encode_delta
 from pwl_jax.precision.dtypes import (
     byte_count,
@@ -22,6 +23,7 @@ from pwl_jax.precision.tensor_code import (
 )
 
 __all__ = [
+    "CODECS",
     "Choice",
     "PrecisionError",
     "Quantization",

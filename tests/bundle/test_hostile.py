@@ -145,6 +145,7 @@ KERNEL = ("tensors", "teacher/params/block0/kernel")
         (set_in("programs", "teacher/0", 0, "bindings", value={"own": [], "0": []}), "bound for"),
         (set_in("stages", "encoder/0", value=["4", "exact"]), "exact alone"),
         (set_in("measurements", 0, "top1", value="high"), "expected a number"),
+        (set_in("codecs", value=["zstd", "lzma"]), "codec 'lzma' is unknown; this"),
     ],
 )  # fmt: skip
 def test_an_edited_manifest_is_refused(folder, change, message):
@@ -154,6 +155,15 @@ def test_an_edited_manifest_is_refused(folder, change, message):
     with pytest.raises(BundleError, match=message) as caught:
         BundleReader.open(folder)
     assert "manifest.json" in str(caught.value)
+
+
+def test_a_codec_that_the_manifest_does_not_name_is_refused(folder):
+    manifest = document(folder)
+    assert manifest["codecs"] == ["raw", "zstd"]
+    manifest["codecs"] = ["raw"]
+    save(folder, manifest)
+    with pytest.raises(BundleError, match="uses codec 'zstd', which the manifest does not name"):
+        BundleReader.open(folder).tensors(Unit("teacher", 0), 4)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +283,20 @@ def test_huge_declared_tensors_are_refused_before_they_are_allocated(folder, mon
         save(folder, manifest)
         with pytest.raises(BundleError, match="more than"):
             BundleReader.open(folder).tensors(TEACHER, 4)
+
+
+def test_files_larger_than_what_they_hold_are_refused_before_they_are_fetched(folder, monkeypatch):
+    manifest = document(folder)
+    manifest["shards"]["teacher/0@4"]["bytes"] = 1 << 40
+    manifest["programs"]["teacher/0"][0]["bytes"] = 1 << 40
+    manifest["ladder"] = []
+    save(folder, manifest)
+    opened = BundleReader.open(folder)
+    monkeypatch.setattr(opened, "_store", None)
+    with pytest.raises(BundleError, match="declares 1099511627776 bytes for tensors of"):
+        opened.tensors(TEACHER, 4)
+    with pytest.raises(BundleError, match="a program has at most"):
+        opened.program(TEACHER, "stablehlo")
 
 
 def test_a_shape_other_than_declared_is_refused_before_decoding(folder, monkeypatch):

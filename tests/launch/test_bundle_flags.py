@@ -83,6 +83,7 @@ def test_inspect_and_restore_with_both_flags(folder, tmp_path):
     shown = run("inspect", *flags, "--verify")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert f"against     {BundleReader.open(folder / 'old').manifest_sha256}" in shown.stdout
+    assert f"signed by the owner of {folder}/public.pem" in shown.stdout
     assert "2 tensors equal their originals to the bit" in shown.stdout
     done = run("restore", *flags, f"--output={tmp_path}/x.safetensors")
     assert (done.returncode, done.stderr) == (0, "")
