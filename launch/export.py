@@ -51,6 +51,7 @@ _ORDER = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
 )
+SPLITS: Any = ("validation", "test")
 flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
 
 
@@ -79,6 +80,8 @@ def _export_tensors(path: str, against: Any) -> None:
     if _BASE_BUDGET.value:
         raise UserError("--base_budget measures a network; --weights holds none to measure")
     tensors = SafetensorsFile(path)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
     manifest = write_tensor_bundle(
         _BUNDLE.value,
         tensors,
@@ -114,15 +117,17 @@ def _export_model(path: str, against: Any) -> None:
     validation = test = None
     if _MEASURE.value:
         try:
-            validation = workdir.open_data(model.config, "validation", _DATA.value, _DATA_DIR.value)
-            test = workdir.open_data(model.config, "test", _DATA.value, _DATA_DIR.value)
+            validation, test = (
+                workdir.open_data(model.config, split, _DATA.value, _DATA_DIR.value)
+                for split in SPLITS
+            )
         except DataError as error:
             if _DATA.value or _DATA_DIR.value:
                 raise
             print(f"nothing is measured: {error}")
     stages = coding_flags.stages()
     budget = _BASE_BUDGET.value
-    if budget is None and validation is not None and stages[0] != EXACT:
+    if budget is None and validation and not _AGAINST.value and stages[0] != EXACT:
         budget = DEFAULT_BUDGET
     options = BundleOptions(
         coding_flags.quantization("last"), budget or None, _SIGN_KEY.value, against

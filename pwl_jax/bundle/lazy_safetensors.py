@@ -12,11 +12,13 @@ import safetensors
 from pwl_jax.bundle import strict_json
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.safetensors_file import DTYPES, METADATA
+from pwl_jax.bundle.unit_files import LARGEST_TENSOR
 from pwl_jax.precision import byte_count, numpy_dtype
 
 _LENGTH = struct.Struct("<Q")
 # The most that the library itself accepts.
 _LARGEST_HEADER = 100_000_000
+_MOST_AXES = 32
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -40,12 +42,13 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
             with self._path.open("rb") as file:
                 head = file.read(_LENGTH.size)
                 size = os.fstat(file.fileno()).st_size
-                if head.startswith(_PICKLES):
-                    raise BundleError(
-                        f"{path} is a pickle, which is never read; expected safetensors"
-                    )
                 length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else size + 1
                 if length > min(size - _LENGTH.size, _LARGEST_HEADER):
+                    # Asked here only: headers of 640 bytes, for one, begin like a pickle.
+                    if head.startswith(_PICKLES):
+                        raise BundleError(
+                            f"{path} is a pickle, which is never read; expected safetensors"
+                        )
                     raise BundleError(f"{path} is no readable safetensors file: its header is cut")
                 header = strict_json.parse(file.read(length), str(path))
             # The library makes sure that offsets have no gaps, and sizes are those of the shapes.
@@ -56,12 +59,20 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
         except safetensors.SafetensorError as error:
             raise BundleError(f"{path} is no readable safetensors file: {error}") from error
         header = dict(strict_json.items(header, str(path)))
-        self.metadata: dict[str, str] = header.pop(METADATA, {})
+        self.metadata: dict[str, str] = header.pop(METADATA, None) or {}
         self._start = _LENGTH.size + length
         self._entries: dict[str, dict[str, Any]] = header
         for name, entry in header.items():
             if entry["dtype"] not in DTYPES:
                 raise BundleError(f"{path}: tensor '{name}' has the unknown type {entry['dtype']}")
+            # Axes of size 0 must not hide others that no array can have.
+            held = byte_count(DTYPES[entry["dtype"]], [size for size in entry["shape"] if size])
+            if len(entry["shape"]) > _MOST_AXES or held > LARGEST_TENSOR:
+                raise BundleError(
+                    f"{path}: tensor '{name}' with {len(entry['shape'])} axes, shape "
+                    f"{entry['shape'][:8]}, is larger than the {LARGEST_TENSOR} bytes and "
+                    f"{_MOST_AXES} axes that a bundle's readers take"
+                )
 
     def __getitem__(self, name: str) -> np.ndarray:
         """One tensor; raises KeyError, or BundleError where the file cannot be read any more."""

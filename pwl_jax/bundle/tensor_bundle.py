@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pwl_jax.bundle import signature, strict_json
+from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.manifest import Manifest
 from pwl_jax.bundle.reader import BundleReader
 from pwl_jax.bundle.writer import BundleWriter
@@ -60,6 +61,8 @@ def write_tensor_bundle(
       UserError: stages or tensors that cannot be coded, or a path that cannot be written.
     """
     stages = stages if against is None else (EXACT,)
+    if tuple(stages[-1:]) != (EXACT,):
+        raise BundleError(f"stages {list(stages)} do not end in exact, such as [4, 'exact']")
     composition = Composition.prefix(1, 1)
     with BundleWriter(path, sign_key=sign_key, against=against) as writer:
         writer.add_unit(Unit("teacher", 0), tensors, stages, quantization=quantization)

@@ -41,15 +41,12 @@ def tfds_source(name: str, split: Split, data_dir: epath.PathLike | None) -> Sou
         records = _records(builder, stored)
         return Source(name, split, classes, records, np.arange(len(records)), several)
 
-    if split == "test":
-        for stored in ("test", "validation"):
-            if stored in builder.info.splits:
-                found = whole(stored)
-                if _is_labelled(builder, stored, found):
-                    return found
     found = whole("train")
-    if {"test", "validation"} & set(builder.info.splits):
-        return found
+    for stored in ("test", "validation"):
+        if stored in builder.info.splits:
+            apart = whole(stored)
+            if _is_labelled(builder, stored, apart):
+                return apart if split == "test" else found
     return without_own_test(found, round(HELD_OUT_FRACTION * len(found)))
 
 

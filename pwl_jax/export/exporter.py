@@ -82,14 +82,14 @@ def export_bundle(
       UserError: precisions that make no ladder, a budget that cannot be kept or has no data to be
         spent by, or a path that cannot be written.
     """
-    stages = (EXACT,) if options.against is not None else _checked(bits, options)
+    stages = _checked(bits, options)
     hybrid, variables = _as_hybrid(model)
     # First of all, so that a path that cannot be written is said before anything is measured.
     with BundleWriter(path, sign_key=options.sign_key, against=options.against) as writer:
         evaluator = Evaluator(hybrid, device_mesh())
         prepared = [_prepared(model, source) for source in (validation, test)]
         widths: dict[str, tuple[Bits, ...]] = {}
-        if options.base_budget is not None and options.against is None:
+        if options.base_budget is not None:
             if prepared[0] is None:
                 raise UserError(
                     "a budget is spent by measured sensitivity; expected validation data"
@@ -118,7 +118,10 @@ def export_bundle(
 
         def unit_bytes(unit: Unit) -> float:
             bits = stages[0] if unit.kind in CODED else EXACT
-            return arriving_bytes(tensors.get(unit, {}).values(), bits)
+            return sum(
+                arriving_bytes([array], widths[name][0] if name in widths else bits)
+                for name, array in tensors.get(unit, {}).items()
+            )
 
         if isinstance(model, workdir.TrainedNetwork):
             rungs = [Rung.uniform(model.composition, stage) for stage in stages]
@@ -160,13 +163,21 @@ def unit_tensors(hybrid: HybridNetwork, variables: Variables) -> dict[Unit, dict
 
 
 def _checked(bits: Sequence[Bits], options: BundleOptions) -> tuple[Bits, ...]:
+    """The stages; of a delta only `exact`, whatever is given."""
+    if options.against is not None:
+        if options.base_budget is not None:
+            raise UserError("base_budget is for codes, and a delta has none; leave one of them out")
+        return (EXACT,)
     try:
         stages = precision.check_stages(bits)
         candidate_rungs(Composition.prefixes(1), stages)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if options.base_budget is not None and not 0 < options.base_budget < math.inf:
-        raise UserError(f"base_budget is {options.base_budget}; expected a share such as 1.0")
+    if options.base_budget is not None:
+        if not 0 < options.base_budget < math.inf:
+            raise UserError(f"base_budget is {options.base_budget}; expected a share such as 1.0")
+        if stages[0] == EXACT:
+            raise UserError("base_budget is for the first stage's codes; stages begin with exact")
     return stages
 
 
@@ -213,7 +224,7 @@ def _measured_on(
         selection = "prefix order; rungs were chosen on the validation split"
     if options.base_budget is not None:
         budget = f"{options.base_budget:.0%} of the bytes of {first} bits"
-        selection += f"; each tensor's bits were chosen there within {budget}"
+        selection += f"; each tensor's bits were chosen on the validation split within {budget}"
     return {
         "dataset": used.dataset if used else None,
         "split": choosing.split if choosing else None,

@@ -1,5 +1,6 @@
 """How much each tensor's precision matters, measured, and the bits that follow from it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pwl_jax.data import pipeline
+from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
 from pwl_jax.export.measure import CODED
 from pwl_jax.hybrid.masks import leaf_names
@@ -15,6 +16,7 @@ from pwl_jax.ladder import EXACT, Bits, Composition, Rung
 from pwl_jax.models.block_network import Variables
 from pwl_jax.precision import (
     Choice,
+    PrecisionError,
     Quantization,
     canonical_json,
     encode_tensor,
@@ -27,6 +29,7 @@ from pwl_jax.training.evaluation import Evaluator
 MOST_EXAMPLES = 256
 """Images that logits are compared on; one forward pass a tensor."""
 
+_OVERFLOWED = 1e30
 _WIDTHS: tuple[Bits, ...] = (2, 3, 4, 5, 6, 8, EXACT)
 
 
@@ -57,12 +60,10 @@ def planned_widths(
       By tensor name, of tensors that are sent as codes.
 
     Raises:
-      UserError: a budget below what the fewest bits take, or stages without any bits.
+      UserError: a budget below what the fewest bits take.
     """
-    if stages[0] == EXACT:
-        raise UserError("a budget is for the first stage's codes; stages begin with exact")
-    images, _ = pipeline.in_memory(source.source, source.preprocessing)
-    inputs = source.preprocessing.normalize(images[:MOST_EXAMPLES])
+    images, _ = pipeline.in_memory(_some(source.source), source.preprocessing)
+    inputs = source.preprocessing.normalize(images)
     planned: dict[str, tuple[Bits, ...]] = {}
     for network in (network for network in CODED if network in variables):
         blocks = evaluator.hybrid.num_blocks
@@ -80,14 +81,21 @@ def planned_widths(
             errors = {bits: _squared_error(array, bits, quantization) for bits in _WIDTHS}
             coarse = expand(array, stages[0], (stages[0],), quantization=quantization)
             moved = _replaced(variables, network, place, coarse)
-            change = np.mean((_logits(evaluator, rung, moved, inputs) - exact) ** 2)
-            squared = float(np.sum((coarse.astype(np.float64) - array.astype(np.float64)) ** 2))
-            sensitivity = float(change) / squared if squared else 0.0
+            with np.errstate(invalid="ignore", over="ignore"):
+                change = np.mean((_logits(evaluator, rung, moved, inputs) - exact) ** 2)
+            squared = _distance(array, coarse)
+            sensitivity = _finite(float(change)) / squared if squared else 0.0
             choices[f"{network}/{name}"] = [
                 Choice(bits, _bytes(array, bits, quantization), sensitivity * errors[bits])
                 for bits in _WIDTHS
             ]
-        plan = plan_bits(choices, round(share * uniform))
+        try:
+            plan = plan_bits(choices, round(share * uniform))
+        except PrecisionError as error:
+            raise UserError(
+                f"base_budget {share:g} of the {uniform} bytes that the {network}'s codes take at "
+                f"{stages[0]} bits: {error}"
+            ) from None
         planned |= {name: _stages_of(bits, stages) for name, bits in plan.items()}
     return planned
 
@@ -116,8 +124,25 @@ def _replaced(variables: Variables, network: str, place: int, array: np.ndarray)
 def _squared_error(array: np.ndarray, bits: Bits, quantization: Quantization) -> float:
     if bits == EXACT:
         return 0.0
-    seen = expand(array, bits, (bits,), quantization=quantization)
-    return float(np.sum((seen.astype(np.float64) - array.astype(np.float64)) ** 2))
+    return _distance(array, expand(array, bits, (bits,), quantization=quantization))
+
+
+def _distance(array: np.ndarray, seen: np.ndarray) -> float:
+    """Summed squared error, of the finite values: no codes stand for others."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = seen.astype(np.float64) - array.astype(np.float64)
+    return float(np.sum(difference[np.isfinite(difference)] ** 2))
+
+
+def _finite(change: float) -> float:
+    """A change that can be compared: logits that overflowed changed very much."""
+    return change if np.isfinite(change) else _OVERFLOWED
+
+
+def _some(source: sources.Source) -> sources.Source:
+    """As many examples as logits are compared on, from the whole split: it may be sorted."""
+    step = -(-len(source) // MOST_EXAMPLES)
+    return dataclasses.replace(source, indices=source.indices[::step])
 
 
 def _bytes(array: np.ndarray, bits: Bits, quantization: Quantization) -> int:

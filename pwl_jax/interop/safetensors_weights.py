@@ -85,12 +85,15 @@ def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> Composed
     """
     data = _read_whole(epath.Path(path))
     where = os.fspath(path)
-    if data.startswith(_PICKLES):
-        raise InteropError(f"{where} is a pickle, which is never read; expected .safetensors")
     try:
         tensors = safetensors_file.read_safetensors(data, where)
         metadata = safetensors_file.read_metadata(data, where)
     except BundleError as error:
+        # Asked here only: headers of 640 bytes, for one, begin like a pickle.
+        if data.startswith(_PICKLES):
+            raise InteropError(
+                f"{where} is a pickle, which is never read; expected .safetensors"
+            ) from error
         raise InteropError(str(error)) from error
     found, composition = _checked_metadata(metadata, where)
     if pair is not None:

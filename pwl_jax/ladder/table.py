@@ -11,7 +11,11 @@ def ladder_table(ladder: Ladder) -> str:
     if not ladder.rungs:
         return "no ladder: this bundle only holds tensors"
     width = max(max(len(rung.name) for rung in ladder.rungs), 4)
-    multi_label = any(rung.mean_average_precision is not None for rung in ladder.rungs)
+    multi_label = any(
+        found is not None
+        for rung in ladder.rungs
+        for found in (rung.mean_average_precision, rung.mean_average_precision_test)
+    )
     metric = "mAP %" if multi_label else "top-1 %"
     lines = [
         f"{'rung':<{width}} {'validation ' + metric:>18} {'test ' + metric:>12} "

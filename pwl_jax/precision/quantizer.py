@@ -219,7 +219,9 @@ def _choose(
     top, half = (1 << bits) - 1, 1 << (bits - 1)
     affine = rule.scheme == "affine"
     # Half a step beyond its last code, a group's largest magnitude is still rounded to it.
-    widest = (highest - lowest) / np.float32(top) if affine else highest / np.float32(half - 0.5)
+    with np.errstate(over="ignore"):
+        span = highest - lowest if affine else highest
+    widest = span / np.float32(top if affine else half - 0.5)
     tried = 1
     if rule.scale == "mse":
         tried = _TRIED if values.shape[1] <= _MANY else _TRIED_OF_MANY

@@ -142,6 +142,17 @@ def test_a_pickle_is_not_read(tmp_path):
         assert refused(tmp_path / "x", "is a pickle, which is never read")
 
 
+@pytest.mark.parametrize("length", [1 << 16 | 640, 1 << 16 | 1408])
+def test_a_header_as_long_as_a_pickle_begins(file, length):
+    """Little-endian, 0x10280 and 0x10580 begin with what protocols 2 and 5 write first."""
+    data = file.read_bytes()
+    (short,) = struct.unpack_from("<Q", data)
+    header = data[8 : 8 + short].ljust(length)
+    file.write_bytes(struct.pack("<Q", length) + header + data[8 + short :])
+    assert file.read_bytes().startswith(b"\x80")
+    assert str(read_weights(file).composition) == "TSS"
+
+
 def test_missing_files_and_folders(tmp_path):
     assert refused(tmp_path / "no", "cannot read .*No such file")
     assert refused(tmp_path, "cannot read .*Is a directory")
