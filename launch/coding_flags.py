@@ -16,7 +16,7 @@ _SCHEME = flags.DEFINE_enum(
 _GRANULARITY = flags.DEFINE_enum(
     "granularity", "group", ["tensor", "channel", "group"], "What shares a scale."
 )
-_GROUP_SIZE = flags.DEFINE_integer("group_size", 64, "Values of a channel in a group.")
+_GROUP_SIZE = flags.DEFINE_integer("group_size", 128, "Values of a channel in a group.")
 _CHANNELS = flags.DEFINE_enum(
     "channels",
     None,

@@ -18,6 +18,7 @@ from pwl_jax.precision import (
     codec,
     decode_tensor,
     dtypes,
+    encode_frame,
     encode_tensor,
     planes,
     quantizable,
@@ -92,9 +93,12 @@ class Sizes:
 
 
 def stored_bytes(name: str, payloads: Sequence[StagePayload]) -> int:
-    """Bytes of payloads and of their headers, as the header of a shard spells them."""
+    """Bytes of payloads and of their headers, each compressed as the header of a shard is.
+
+    A shard compresses those of all its tensors together, which takes fewer bytes.
+    """
     return sum(
-        len(canonical_json({"name": name, **payload.header})) + len(payload.data)
+        len(encode_frame(canonical_json({"name": name, **payload.header}))) + len(payload.data)
         for payload in payloads
     )
 
@@ -210,7 +214,7 @@ def _symbols(array: np.ndarray) -> tuple[list[np.ndarray], int]:
         tops = (patterns[here] >> (8 * (patterns.itemsize - 2))).astype("<u2")
         differences = tops - edges
         groups.append(coded.stored[here].astype(np.uint16))
-        for place in (place for place in codes.classes() if place.size):
+        for place in (np.flatnonzero(members) for members in codes.classes() if members.any()):
             whole = differences[place]
             parts = [whole >> 4, whole & 15]
             groups += min([whole], parts, key=lambda ways: sum(map(_modelled_bytes, ways)))

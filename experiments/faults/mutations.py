@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from pwl_jax.ladder import Bits, parse_bits
-from pwl_jax.precision import byte_count, encode_tensor, numpy_dtype, tensor_sha256
+from pwl_jax.precision import (
+    byte_count,
+    decode_frame,
+    encode_frame,
+    encode_tensor,
+    numpy_dtype,
+    tensor_sha256,
+)
 
 Files = Mapping[str, bytes]
 Changes = dict[str, bytes | None]
@@ -370,11 +377,11 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes] | None:
     if not data.startswith(b"PWLP2U01"):
         return None
     (length,) = struct.unpack_from("<Q", data, 8)
-    return json.loads(data[_HEAD : _HEAD + length]), data[_HEAD + length :]
+    return json.loads(decode_frame(data[_HEAD : _HEAD + length], 1 << 24)), data[_HEAD + length :]
 
 
 def _join(header: Mapping[str, Any], rest: bytes) -> bytes:
-    encoded = _text(header)
+    encoded = encode_frame(_text(header))
     return b"PWLP2U01" + struct.pack("<Q", len(encoded)) + encoded + rest
 
 

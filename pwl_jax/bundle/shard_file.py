@@ -1,7 +1,8 @@
 """The file of one unit at one stage: .p2u, payloads of tensors, written and read one by one.
 
-A .p2u file is the magic b"PWLP2U01", the header's length as u64 little-endian, the header as
-canonical JSON, then the data of all payloads in the header's order, to the last byte.
+A .p2u file is the magic b"PWLP2U01", the length of the frame that follows as u64 little-endian, the
+header as canonical JSON in a Zstandard frame, then the data of all payloads in the header's order,
+to the last byte.
 """
 
 import struct
@@ -13,7 +14,14 @@ from pwl_jax.bundle import strict_json
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.verified_file import CHUNK, VerifiedFile
 from pwl_jax.ladder import Bits, Unit
-from pwl_jax.precision import PrecisionError, StagePayload, canonical_json, check_header
+from pwl_jax.precision import (
+    PrecisionError,
+    StagePayload,
+    canonical_json,
+    check_header,
+    decode_frame,
+    encode_frame,
+)
 
 MAGIC = b"PWLP2U01"
 # Parsed JSON takes up to 40 times its text; 16 MiB name some 50,000 tensors.
@@ -56,7 +64,8 @@ class P2uSpool:
                 f"the header of {unit}@{stage} has {len(header)} bytes; expected at most "
                 f"{LARGEST_HEADER}: put its {len(self._records)} tensors in several units"
             )
-        yield b"".join((MAGIC, _LENGTH.pack(len(header)), header))
+        frame = encode_frame(header)
+        yield b"".join((MAGIC, _LENGTH.pack(len(frame)), frame))
         self._file.seek(0)
         while chunk := self._file.read(CHUNK):
             yield chunk
@@ -94,7 +103,11 @@ def payload_places(file: VerifiedFile, unit: Unit, stage: Bits) -> dict[str, Pay
         raise BundleError(f"{where} declares a header of {length} bytes; the file is shorter")
     if length > LARGEST_HEADER:
         raise BundleError(f"{where} has a header of {length} bytes, more than {LARGEST_HEADER}")
-    header = strict_json.parse(file.read(at, length), where)
+    try:
+        text = decode_frame(file.read(at, length), LARGEST_HEADER)
+    except PrecisionError as error:
+        raise BundleError(f"{where}: its header: {error}") from error
+    header = strict_json.parse(text, where)
     strict_json.fields(header, where, ["unit", "stage", "tensors"])
     if (header["unit"], header["stage"]) != (str(unit), str(stage)):
         held = f"{header['unit']}@{header['stage']}"

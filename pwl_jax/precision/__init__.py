@@ -1,7 +1,7 @@
 """Tensors in a few bits first, then to the bit. NumPy and zstandard; any arrays."""
 
 from pwl_jax.precision.bit_plan import Choice, plan_bits
-from pwl_jax.precision.codec import CODECS
+from pwl_jax.precision.codec import CODECS, decode_frame, encode_frame
 from pwl_jax.precision.delta import encode_delta
 from pwl_jax.precision.dtypes import (
     byte_count,
@@ -32,9 +32,11 @@ __all__ = [
     "canonical_json",
     "check_header",
     "check_stages",
+    "decode_frame",
     "decode_tensor",
     "dtype_name",
     "encode_delta",
+    "encode_frame",
     "encode_tensor",
     "expand",
     "is_exact",

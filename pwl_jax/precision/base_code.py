@@ -1,9 +1,10 @@
 """The base of a tensor: codes, their scales and zero points, as a payload and back.
 
-Parts: byte planes of the scales as u16; zero points u8 where the scheme is affine; then, slice by
-slice, the packed fields of the codes.
+Parts: byte planes of scales and offsets as u16; zero points u8 where the scheme is affine; then,
+slice by slice, the packed fields of the codes.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,8 @@ def encode_codes(
 ) -> StagePayload:
     """The payload of a quantized tensor; `common`: the header's `dtype` and `shape`."""
     axis, group = quantization.axis_and_group(tuple(common["shape"]))
-    scales = quantizer.stored_scales(coded.scales).reshape(-1)
-    parts = planes.encode_slice(scales, False)
+    numbers = np.concatenate([coded.scales.reshape(-1), coded.offsets])
+    parts = planes.encode_slice(quantizer.stored_numbers(numbers), False)
     if coded.zero_points is not None:
         parts.append(codec.encode(coded.zero_points.tobytes()))
     for here in planes.slices(coded.stored.size):
@@ -56,13 +57,13 @@ class BaseReader:
     """
 
     def __init__(self, payload: StagePayload) -> None:
-        """Reads the scales.
+        """Reads scales and offsets.
 
         Args:
           payload: of kind `codes`, of a tensor that is not empty, with a checked header.
 
         Raises:
-          PrecisionError: an empty tensor, or damaged scales.
+          PrecisionError: an empty tensor, or damaged scales or offsets.
         """
         header = payload.header
         if not all(header["shape"]) or not header["shape"]:
@@ -71,13 +72,19 @@ class BaseReader:
         self._bits = header["bits"]
         self._grid = Grid.of(header["shape"], header["axis"], header["group"])
         shape = self._grid.scales_shape
-        stored = np.empty(shape[0] * shape[1], "<u2")
+        count = shape[0] * shape[1]
+        stored = np.empty(count + self._grid.channels, "<u2")
         planes.decode_slice(self.reader, False, stored)
-        self._scales = quantizer.read_scales(stored).reshape(shape)
+        self._scales = quantizer.read_numbers(stored[:count], 0).reshape(shape)
+        self._offsets = quantizer.read_numbers(stored[count:], -math.inf)
         self._zero_points = None
         if header["affine"]:
-            zeros = np.frombuffer(self.reader.next(stored.size), np.uint8)
+            zeros = np.frombuffer(self.reader.next(count), np.uint8)
             self._zero_points = zeros.reshape(shape)
+
+    def offsets(self, here: slice) -> np.ndarray:
+        """What is added to the values of a slice, f32[n]."""
+        return self._grid.spread_channels(self._offsets, here.start, here.stop)
 
     def read(self, here: slice) -> SliceCodes:
         """The next slice; raises PrecisionError where it is damaged."""

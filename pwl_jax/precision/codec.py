@@ -41,6 +41,26 @@ def encode_noise(pieces: Sequence[bytes]) -> tuple[str, bytes]:
     return ("zstd", bytes(coded)) if _pays(coded, size) else ("raw", b"".join(pieces))
 
 
+def encode_frame(data: bytes) -> bytes:
+    """A Zstandard frame that states its content's size."""
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
+
+
+def decode_frame(data: bytes | memoryview, most: int) -> bytes:
+    """The content of a frame, at most `most` bytes; never allocates more.
+
+    Raises:
+      PrecisionError: damaged data, or larger content.
+    """
+    try:
+        size = zstandard.frame_content_size(data)
+    except zstandard.ZstdError as error:
+        raise PrecisionError(f"damaged zstd data: {error}") from error
+    if not 0 <= size <= most:
+        raise PrecisionError(f"a zstd frame of {size} bytes; expected at most {most}")
+    return bytes(decode("zstd", data, size))
+
+
 def decode(codec: str, data: bytes | memoryview, size: int) -> bytes | memoryview:
     """The `size` bytes that were encoded; never allocates more.
 

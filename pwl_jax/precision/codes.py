@@ -20,7 +20,7 @@ class SliceCodes:
     bits: int
 
     def values(self) -> np.ndarray:
-        """Code * scale: one IEEE multiplication each, so the same bits on every machine; f32."""
+        """Code * scale, one IEEE multiplication each; f32. Offsets are the base's own."""
         values = self.codes.astype(np.float32)
         values *= self.scales
         return values
@@ -42,18 +42,18 @@ class SliceCodes:
         return edges
 
     def classes(self) -> list[np.ndarray]:
-        """Where the codes of each class are, ascending, `bits` arrays of indices.
+        """Which codes are of each class, `bits` arrays of bool, [n].
 
         A code's class is the number of binary digits of its magnitude, at most bits - 1: how wide
         a cell is, counted in floats.
         """
         unsigned = np.uint8 if self.codes.itemsize == 1 else np.uint16
         magnitudes = np.abs(self.codes).view(unsigned)
-        places = [np.flatnonzero(magnitudes == 0)]
+        members = [magnitudes == 0]
         for _ in range(self.bits - 2):
-            places.append(np.flatnonzero(magnitudes == 1))
+            members.append(magnitudes == 1)
             magnitudes >>= 1
-        return [*places, np.flatnonzero(magnitudes != 0)]
+        return [*members, magnitudes != 0]
 
     def refined(self, steps: np.ndarray, bits: int) -> "SliceCodes":
         """The codes on a grid of so many bits, `steps` (i16) beside the ones here."""

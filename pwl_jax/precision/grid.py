@@ -51,6 +51,16 @@ class Grid:
             return -(-self.rows // self.group), self.columns
         return self.rows, -(-self.columns // self.group)
 
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return self.columns if self.channels_last else self.rows
+
+    def spread_channels(self, numbers: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """A number of each channel, [channels], for each of the elements `start` to `stop`."""
+        whole = dataclasses.replace(self, group=max(self.rows, self.columns))
+        return whole.spread(numbers.reshape(whole.scales_shape), start, stop)
+
     def spread(self, scales: np.ndarray, start: int, stop: int) -> np.ndarray:
         """The scale of each of the elements `start` to `stop` in C order.
 

@@ -1,7 +1,9 @@
 """Uniform quantization: symmetric or affine; per tensor, channel or group.
 
-A value is `code * scale`, where a code is a signed number of steps from zero. A scale is a float
-with three bits of mantissa: 3 % away from any number, and 12 bits wide.
+A value is `code * scale + offset`, where a code is a signed number of steps from zero and the
+offset is the mean error that the channel would have without it: errors that do not cancel over a
+channel's inputs shift its output (bias correction, Nagel et al., arXiv 1906.04721, here without
+data). Scales and offsets are floats with three bits of mantissa, 12 bits wide.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from pwl_jax.precision.packing import WIDTHS
 
 Scheme = Literal["symmetric", "affine"]
 Granularity = Literal["tensor", "channel", "group"]
-ScaleRule = Literal["minmax", "mse", "percentile"]
+ScaleRule = Literal["minmax", "mse", "quartic", "percentile"]
 
 SCALE_SHIFT = 20
 """A scale is stored as its float32 pattern without the lowest 20 bits, which are zero."""
@@ -26,10 +28,11 @@ SCALE_SHIFT = 20
 # Keeps every product of code and scale a normal number, also after refinement, so that hosts that
 # flush subnormals to zero decode the same bits.
 _LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**110
-MOST_STORED_SCALE = int(np.float32(_MOST_SCALE).view("<u4")) >> SCALE_SHIFT
 # Scales tried by the search, an eighth of an octave apart. Few bits are better spent on the many
 # small values; where a scale serves thousands, the largest are outliers.
 _TRIED, _TRIED_OF_MANY, _MANY = 12, 24, 256
+# A channel with more zeros than one in so many keeps them.
+_FEW_ZEROS = 16
 # Values searched at a time, and looked at of one channel: more change nothing that can be measured.
 _BLOCK, _SAMPLES = 1 << 17, 2048
 
@@ -44,9 +47,12 @@ class Quantization:
       granularity: what shares a scale: the tensor, a channel, or a group of a channel's values.
       group_size: values in a group, at least 1; in C order along all axes but the channels'.
       channel_axis: 0, or -1 for the last.
-      scale: `minmax`: nothing is clipped; `mse`: the least squared error; `percentile`: what lies
-        beyond a percentile of the magnitudes is clipped.
+      scale: `minmax`: nothing is clipped; `mse`, `quartic`: the least sum of squares or of fourth
+        powers of errors, the latter clipping less of the few large values, on which much depends;
+        `percentile`: what lies beyond a percentile of the magnitudes is clipped.
       percentile: above 50, up to 100.
+      bias_correction: whether there are offsets. Channels of many zeros never have one, so that
+        pruned weights stay zero.
 
     Raises:
       PrecisionError: a value other than these.
@@ -54,10 +60,11 @@ class Quantization:
 
     scheme: Scheme = "symmetric"
     granularity: Granularity = "group"
-    group_size: int = 64
+    group_size: int = 128
     channel_axis: Literal[0, -1] = -1
-    scale: ScaleRule = "mse"
+    scale: ScaleRule = "quartic"
     percentile: float = 99.9
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         for field, known in (
@@ -92,6 +99,7 @@ class QuantizedTensor:
       stored: u8[size], codes as they are packed: `code + zero point`, in 0..2^bits - 1.
       scales: f32[*grid.scales_shape], with three bits of mantissa; 0 where all values are 0.
       zero_points: u8[*grid.scales_shape], or None where all are 2^(bits-1).
+      offsets: f32[channels], with three bits of mantissa.
       bits: width of a code.
       grid: which elements share a scale.
     """
@@ -99,6 +107,7 @@ class QuantizedTensor:
     stored: np.ndarray
     scales: np.ndarray
     zero_points: np.ndarray | None
+    offsets: np.ndarray
     bits: int
     grid: Grid
 
@@ -127,21 +136,32 @@ def quantize(
     zero_points = np.zeros(grid.scales_shape, np.uint8) if quantization.scheme == "affine" else None
     for place, values in _groups(matrix, grid):
         lowest, highest = _ends(values, quantization)
-        chosen, zeros = _choose(values, lowest, highest, bits, quantization)
+        chosen, moved = _choose(values, lowest, highest, bits, quantization)
         scales[place] = chosen.reshape(scales[place].shape)
         if zero_points is not None:
-            zero_points[place] = zeros.reshape(scales[place].shape)
+            zero_points[place] = moved.reshape(scales[place].shape)
     stored = np.empty(array.size, np.uint8)
+    errors, zeros = np.zeros(grid.channels), np.zeros(grid.channels)
     flat = matrix.reshape(-1)
-    for start in range(0, flat.size, _BLOCK):
-        stop = min(start + _BLOCK, flat.size)
+    for start, stop in _row_blocks(grid):
+        values, spread = float_values(flat[start:stop]), grid.spread(scales, start, stop)
         half: Any = 1 << (bits - 1)
         offset = half if zero_points is None else grid.spread(zero_points, start, stop)
-        codes = nearest(float_values(flat[start:stop]), grid.spread(scales, start, stop))
+        codes = nearest(values, spread)
         codes += offset
         np.clip(codes, 0, (1 << bits) - 1, out=codes)
         stored[start:stop] = codes
-    return QuantizedTensor(stored, scales, zero_points, bits, grid)
+        if quantization.bias_correction:
+            codes -= offset
+            codes *= spread
+            with np.errstate(over="ignore", invalid="ignore"):
+                missed = np.nan_to_num(values - codes, copy=False, nan=0, posinf=0, neginf=0)
+            _add_by_channel(errors, missed, grid, start)
+            _add_by_channel(zeros, values == 0, grid, start)
+    count = flat.size // grid.channels
+    errors[zeros * _FEW_ZEROS > count] = 0
+    offsets = storable(errors / count)
+    return QuantizedTensor(stored, scales, zero_points, offsets, bits, grid)
 
 
 def nearest(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -154,11 +174,6 @@ def nearest(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
         np.nan_to_num(codes, copy=False, nan=0.0)
         codes[np.broadcast_to(scales == 0, codes.shape)] = 0
     return codes
-
-
-def finer_scales(scales: np.ndarray, bits: int) -> np.ndarray:
-    """Scales of a grid 2^bits times finer; exact, as they are far from subnormal."""
-    return scales * np.float32(2.0**-bits)
 
 
 def _groups(matrix: np.ndarray, grid: Grid) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
@@ -187,6 +202,28 @@ def _groups(matrix: np.ndarray, grid: Grid) -> Iterator[tuple[tuple[slice, slice
             else:
                 block = matrix[channels, start:stop].reshape(here * count, -1, 1)[:, ::step]
                 yield (channels, groups), _finite(block)
+
+
+def _row_blocks(grid: Grid) -> Iterator[tuple[int, int]]:
+    """Runs of elements that are whole rows, or lie in one."""
+    if grid.columns <= _BLOCK:
+        step = _BLOCK // grid.columns * grid.columns
+        for start in range(0, grid.rows * grid.columns, step):
+            yield start, min(start + step, grid.rows * grid.columns)
+        return
+    for row in range(0, grid.rows * grid.columns, grid.columns):
+        for start in range(row, row + grid.columns, _BLOCK):
+            yield start, min(start + _BLOCK, row + grid.columns)
+
+
+def _add_by_channel(sums: np.ndarray, values: np.ndarray, grid: Grid, start: int) -> None:
+    """Adds a run of elements to the sums of their channels, f64[channels]."""
+    row, column = divmod(start, grid.columns)
+    block = values.reshape(-1, min(values.size, grid.columns))
+    if grid.channels_last:
+        sums[column : column + block.shape[1]] += block.sum(0, dtype=np.float64)
+    else:
+        sums[row : row + len(block)] += block.sum(1, dtype=np.float64)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -223,7 +260,7 @@ def _choose(
         span = highest - lowest if affine else highest
     widest = span / np.float32(top if affine else half - 0.5)
     tried = 1
-    if rule.scale == "mse":
+    if rule.scale in ("mse", "quartic"):
         tried = _TRIED if values.shape[1] <= _MANY else _TRIED_OF_MANY
         # Eight bits hardly ever clip.
         tried = tried if bits <= 4 else max(4, tried >> (bits - 4))
@@ -237,7 +274,7 @@ def _choose(
             zeros = np.clip(np.rint(-lowest * shrunk * inverse), 0, top)
         if tried == 1:
             return scales, zeros
-        error = _squared_error(values, scales[:, None], zeros[:, None], np.float32(top))
+        error = _error(values, scales[:, None], zeros[:, None], np.float32(top), rule.scale)
         if step == 0:
             best, best_zeros, least = scales, zeros, error
             continue
@@ -247,37 +284,45 @@ def _choose(
     return best, best_zeros
 
 
-def _squared_error(
-    values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, top: np.float32
+def _error(
+    values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, top: np.float32, rule: ScaleRule
 ) -> np.ndarray:
-    """Sum over axis 1, f32[groups, channels]."""
+    """Sum of squares or fourth powers over axis 1, f32[groups, channels], up to a factor."""
     codes = nearest(values, scales)
     np.clip(codes, -zeros, top - zeros, out=codes)
     codes *= scales
     codes -= values
     with np.errstate(over="ignore"):
+        if rule == "quartic":
+            # In units in which fourth powers of small numbers do not vanish.
+            largest = np.abs(values).max(axis=1, keepdims=True)
+            codes /= np.where(largest > 0, largest, np.float32(1))
+            np.square(codes, out=codes)
         return np.einsum("ijk,ijk->ik", codes, codes)
 
 
-def storable(scales: np.ndarray) -> np.ndarray:
-    """The next larger f32 with three bits of mantissa; 0 stays 0."""
-    bounded = np.where(scales > 0, np.clip(scales, _LEAST_SCALE, _MOST_SCALE), np.float32(0))
+def storable(numbers: np.ndarray) -> np.ndarray:
+    """The next f32 away from zero with three bits of mantissa; 0, and what is tiny, becomes 0."""
+    magnitudes = np.abs(numbers)
+    bounded = np.where(magnitudes >= _LEAST_SCALE, np.minimum(magnitudes, _MOST_SCALE), 0)
     patterns = bounded.astype("<f4").view("<u4")
     below = np.uint32((1 << SCALE_SHIFT) - 1)
-    return ((patterns + below) & ~below).view("<f4")
+    return np.copysign(((patterns + below) & ~below).view("<f4"), numbers.astype("<f4"))
 
 
-def stored_scales(scales: np.ndarray) -> np.ndarray:
-    """Storable scales as u16 below 2^11."""
-    return (scales.view("<u4") >> SCALE_SHIFT).astype("<u2")
+def stored_numbers(numbers: np.ndarray) -> np.ndarray:
+    """Storable numbers as u16 below 2^12; the sign is bit 11."""
+    return (numbers.view("<u4") >> SCALE_SHIFT).astype("<u2")
 
 
-def read_scales(stored: np.ndarray) -> np.ndarray:
-    """Inverse of `stored_scales`; f32.
+def read_numbers(stored: np.ndarray, least: float) -> np.ndarray:
+    """Inverse of `stored_numbers`; f32, none below `least`.
 
     Raises:
-      PrecisionError: a number that no encoder writes: negative, too large or none.
+      PrecisionError: a number that no encoder writes: below `least`, too large or none.
     """
-    if stored.size and int(stored.max()) > MOST_STORED_SCALE:
-        raise PrecisionError("a scale is negative, too large or no number")
-    return (stored.astype("<u4") << SCALE_SHIFT).view("<f4")
+    numbers = ((stored.astype("<u4") & 0xFFF) << SCALE_SHIFT).view("<f4")
+    # False for NaN too.
+    if not np.all((stored < 1 << 12) & (numbers >= least) & (numbers <= _MOST_SCALE)):
+        raise PrecisionError("a scale or an offset is negative, too large or no number")
+    return numbers

@@ -36,7 +36,7 @@ def encode_slice(patterns: np.ndarray, codes: SliceCodes, dtype: str, zeros: boo
       zeros: whether +0 is told by a bit.
     """
     differences = _words(patterns)[:, -1] - _top_words(codes.edges(), dtype)
-    places = codes.classes()
+    places = [np.flatnonzero(members) for members in codes.classes()]
     parts: list[Part] = []
     rest = planes.columns(patterns)[:, : patterns.itemsize - 2]
     low = differences.astype(np.uint8) & 15
@@ -58,40 +58,42 @@ def decode_slice(
     reader: PartReader, codes: SliceCodes, dtype: str, zeros: bool, out: np.ndarray
 ) -> None:
     """Fills `out` with bit patterns from the next parts; inverse of `encode_slice`."""
-    places = codes.classes()
+    # Wide arrays are made one after the other, so that a slice takes little memory.
+    edges = _top_words(codes.edges(), dtype)
+    classes = codes.classes()
     dropped = None
     if zeros:
-        kept = planes.read_bits(reader, places[0].size)
-        dropped = places[0][~kept]
-        places[0] = places[0][kept]
-    count = sum(place.size for place in places)
-    sizes = [packed_bytes(place.size, 4) for place in places]
-    nibbles = memoryview(reader.next(sum(sizes)))
+        place = np.flatnonzero(classes[0])
+        dropped = place[~planes.read_bits(reader, place.size)]
+        classes[0][dropped] = False
+    counts = [int(np.count_nonzero(members)) for members in classes]
+    nibbles = memoryview(reader.next(sum(packed_bytes(count, 4) for count in counts)))
+    count = sum(counts)
     highest = np.frombuffer(reader.next(count), np.uint8)
-    low = unpack(reader.next(packed_bytes(count, 4)), 4, count)
     differences = np.empty(out.size, "<u2")
     start = at = 0
-    for place, size in zip(places, sizes, strict=True):
-        difference = unpack(nibbles[at : at + size], 4, place.size).astype("<u2")
+    for members, size in zip(classes, counts, strict=True):
+        packed = packed_bytes(size, 4)
+        difference = unpack(nibbles[at : at + packed], 4, size).astype("<u2")
         difference <<= 4
-        high = highest[start : start + place.size]
+        high = highest[start : start + size]
         if high.any():
             difference |= high.astype("<u2") << 8
-        differences[place] = difference
-        start += place.size
-        at += size
-    if dropped is None:
-        differences |= low
-    else:
-        present = np.ones(out.size, bool)
-        present[dropped] = False
-        differences[present] |= low
-    np.add(differences, _top_words(codes.edges(), dtype), out=_words(out)[:, -1])
+        differences[np.flatnonzero(members)] = difference
+        start += size
+        at += packed
+    low = unpack(reader.next(packed_bytes(count, 4)), 4, count)
     rest = planes.columns(out)[:, : out.itemsize - 2].T
     if dropped is None:
+        differences |= low
         for plane in rest:
             plane[:] = np.frombuffer(reader.next(count), np.uint8)
+        np.add(differences, edges, out=_words(out)[:, -1])
         return
+    present = np.ones(out.size, bool)
+    present[dropped] = False
+    differences[present] |= low
+    np.add(differences, edges, out=_words(out)[:, -1])
     for plane in rest:
         plane[present] = np.frombuffer(reader.next(count), np.uint8)
     out[dropped] = 0
@@ -103,9 +105,11 @@ def _words(patterns: np.ndarray) -> np.ndarray:
 
 
 def _top_words(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The two highest bytes of f32 values in a type, u16[n]."""
+    """The two highest bytes of f32 values in a type, u16[n]; the values are used up."""
     if dtype in ("float32", "bfloat16"):
-        return (values.view("<u4") >> 16).astype("<u2")
+        patterns = values.view("<u4")
+        patterns >>= 16
+        return patterns.astype("<u2")
     with np.errstate(over="ignore"):
         typed = values.astype({"float16": "<f2", "float64": "<f8"}[dtype])
     return typed.view("<u2")[typed.itemsize // 2 - 1 :: typed.itemsize // 2]

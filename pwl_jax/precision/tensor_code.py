@@ -243,6 +243,9 @@ def _decode_chain(payloads: Sequence[StagePayload], out: np.ndarray) -> None:
                 codes = codes.refined(planes.unzigzag(steps).view("<i2"), header["bits"])
         if not is_exact(payloads[-1].header):
             values = codes.values()
+            if not updates:
+                # Finer codes have no mean error that is worth a correction.
+                values += base.offsets(here)
             if dtype == "float16":
                 np.clip(values, -_MOST_FLOAT16, _MOST_FLOAT16, out=values)
             out[here] = dtypes.cast_patterns(values, dtype)

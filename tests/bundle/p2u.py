@@ -5,6 +5,8 @@ import struct
 import tempfile
 from pathlib import Path
 
+import zstandard
+
 from pwl_jax.bundle import VerifiedFile
 from pwl_jax.bundle.shard_file import MAGIC, P2uSpool, payload_places
 from pwl_jax.precision import canonical_json
@@ -29,9 +31,13 @@ def read_p2u(data, unit, stage, where):
 
 def split_p2u(data):
     (length,) = struct.unpack_from("<Q", data, 8)
-    return json.loads(data[16 : 16 + length]), data[16 + length :]
+    return json.loads(zstandard.decompress(data[16 : 16 + length])), data[16 + length :]
 
 
 def join_p2u(header, data):
-    encoded = canonical_json(header)
+    return join_text(canonical_json(header), data)
+
+
+def join_text(text, data):
+    encoded = zstandard.compress(text)
     return MAGIC + struct.pack("<Q", len(encoded)) + encoded + data

@@ -67,7 +67,7 @@ def previous(manifest: dict, against):
 def payloads(data: bytes, unit: str, stage: str):
     assert data[:8] == b"PWLP2U01"
     (length,) = struct.unpack_from("<Q", data, 8)
-    header = json.loads(data[16 : 16 + length])
+    header = json.loads(zstandard.decompress(data[16 : 16 + length]))
     assert (header["unit"], header["stage"]) == (unit, stage)
     at = 16 + length
     for tensor in header["tensors"]:
@@ -124,7 +124,7 @@ def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, by
     w = {"bfloat16": 2}.get(dtype) or np.dtype(dtype).itemsize
     slices = [range(i, min(i + SLICE, n)) for i in range(0, n, SLICE)]
     codes: list[int] = []
-    scales = np.zeros(0, np.float32)
+    scales = offsets = np.zeros(0, np.float32)
     patterns: list[int] = []
     bits = 0
     for place, (header, data) in enumerate(chain):
@@ -148,7 +148,7 @@ def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, by
                     patterns = [(p >> 1) | ((p & 1) << (8 * w - 1)) for p in patterns]
             case "codes":
                 bits = header["bits"]
-                codes, scales = base(header, parts, slices, shape)
+                codes, scales, offsets = base(header, parts, slices, shape)
             case "finer":
                 step = header["bits"] - bits
                 steps = [
@@ -156,13 +156,13 @@ def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, by
                 ]
                 codes = [(c << step) + d for c, d in zip(codes, steps, strict=True)]
                 scales = (scales * np.float32(2.0**-step)).astype(np.float32)
-                bits = header["bits"]
+                bits, offsets = header["bits"], np.zeros_like(scales)
             case "residual":
                 for run in slices:
                     patterns += restored(parts, header, codes, scales, bits, run, w)
         assert not parts
     if not patterns:
-        patterns = values(codes, scales, dtype)
+        patterns = values(codes, scales, offsets, dtype)
     return dtype, b"".join(p.to_bytes(w, "little") for p in patterns)
 
 
@@ -187,8 +187,11 @@ def base(header: dict, parts: list[bytes], slices: list[range], shape: list[int]
         rows, columns, by_row = n // shape[-1], shape[-1], False
     groups = -(-(columns if by_row else rows) // group)
     count = groups * (rows if by_row else columns)
-    stored = np.array(planes(parts, count, 2, False), np.uint32)
+    channels = rows if by_row else columns
+    stored = np.array(planes(parts, count + channels, 2, False), np.uint32)
+    assert stored.max() < 1 << 12
     by_group = (stored << 20).view(np.float32)
+    offsets = [by_group[count + (i // columns if by_row else i % columns)] for i in range(n)]
     zeros = list(parts.pop(0)) if header["affine"] else [1 << (header["bits"] - 1)] * count
 
     def place(i: int) -> int:
@@ -203,12 +206,13 @@ def base(header: dict, parts: list[bytes], slices: list[range], shape: list[int]
             field = unpacked(parts.pop(0), f, len(run))
             numbers = [(a << f) | b for a, b in zip(numbers, field, strict=True)]
         codes += [number - zeros[place(i)] for i, number in zip(run, numbers, strict=True)]
-    return codes, np.array([by_group[place(i)] for i in range(n)], np.float32)
+    scales = np.array([by_group[place(i)] for i in range(n)], np.float32)
+    return codes, scales, np.array(offsets, np.float32)
 
 
-def values(codes: list[int], scales: np.ndarray, dtype: str) -> list[int]:
-    """Bit patterns of code * scale in the tensor's type."""
-    product = np.array(codes, np.float32) * scales
+def values(codes: list[int], scales: np.ndarray, offsets: np.ndarray, dtype: str) -> list[int]:
+    """Bit patterns of code * scale + offset in the tensor's type."""
+    product = np.array(codes, np.float32) * scales + offsets
     if dtype == "bfloat16":
         import ml_dtypes
 

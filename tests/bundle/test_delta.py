@@ -84,9 +84,8 @@ def equals(reader, version):
 def headers(folder):
     found = {}
     for path in (folder / "shards").iterdir():
-        data = path.read_bytes()
-        length = int.from_bytes(data[8:16], "little")
-        found |= {t["name"]: t for t in json.loads(data[16 : 16 + length])["tensors"]}
+        header, _ = split_p2u(path.read_bytes())
+        found |= {t["name"]: t for t in header["tensors"]}
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import federated_round
+from experiments.federated import experiment as federated
 from experiments.federated import report
 from experiments.federated.fleet import Fleet
 from experiments.federated.messages import FederatedError, Message
@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def experiment(**changes):
-    config = federated_round.network_config("digits", batch_size=64)
+    config = federated.network_config("digits", batch_size=64)
     variants = ("p2u", "p2u_delta", "fp32")
     fields = {"clients": 2, "rounds": 2, "local_epochs": 1, "variants": variants, **changes}
-    return federated_round.Experiment(config=config, **fields)
+    return federated.Experiment(config=config, **fields)
 
 
 def pids(line):
@@ -44,7 +44,7 @@ def gone(pid):
 @pytest.mark.slow
 def test_two_clients_train_from_the_servers_bits_with_fewer_bytes():
     said = []
-    outcome = federated_round.run(experiment(local_epochs=3), said.append)
+    outcome = federated.run(experiment(local_epochs=3), said.append)
     p2u, fp32 = outcome.rounds["p2u"], outcome.rounds["fp32"]
     delta = outcome.rounds["p2u_delta"]
     for found in (p2u, delta, fp32):
@@ -103,7 +103,7 @@ def test_the_run_goes_on_without_a_client_that_may_be_lost():
         elif line.startswith("fp32 round 1"):
             os.kill(clients[0], signal.SIGKILL)
 
-    outcome = federated_round.run(
+    outcome = federated.run(
         experiment(clients=3, rounds=2, variants=("fp32",), allow_lost=1), kill_in_passing
     )
     assert [one.clients for one in outcome.rounds["fp32"]] == [3, 2]
@@ -196,7 +196,7 @@ def test_without_zipnn_its_column_says_so_and_is_left_out():
     with pytest.raises(FederatedError, match="ZipNN by '/no/python'"):
         zipnn_rounds(rounds, "/no/python")
     with pytest.raises(FederatedError, match="expected fp32 among the variants"):
-        federated_round.run(experiment(variants=("p2u", "zipnn")))
+        federated.run(experiment(variants=("p2u", "zipnn")))
 
 
 def test_the_report_compares_and_judges():

@@ -14,10 +14,10 @@ from experiments.benchmarks import precision_cases as cases
 from experiments.benchmarks import precision_methods as methods
 from experiments.benchmarks.rivals import RivalError, rivals
 from experiments.results_file import Row
-from pwl_jax.bundle.shard_file import write_p2u
 from pwl_jax.ladder import EXACT, Composition, Unit
 from pwl_jax.precision import encode_tensor, expand
 from pwl_jax.training import workdir
+from tests.bundle.p2u import write_p2u
 from tests.tiny_models import tiny_model, write_workdir
 
 FAKE_ZIPNN = """
@@ -69,13 +69,15 @@ def test_bytes_are_those_of_the_shards_that_would_be_stored(result, dtype):
         (methods.THREE, (4, 8, EXACT), 3),
         (methods.ALONE, (EXACT,), 1),
     ):
-        size = 0
+        size = count = 0
         for name, array in arrays.items():
             for payload in encode_tensor(array, stages)[:upto]:
                 unit = Unit("teacher", 0)
                 shard = write_p2u(unit, payload.stage, {name: payload})
                 size += len(shard) - len(write_p2u(unit, payload.stage, {}))
-        assert value(result.rows, case, metric) * raw == pytest.approx(size)
+                count += 1
+        # A header by itself is compressed less well than as part of a shard's.
+        assert size <= value(result.rows, case, metric) * raw + 1e-6 <= size + 60 * count
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

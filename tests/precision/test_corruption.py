@@ -109,17 +109,24 @@ def test_a_decompression_bomb_is_refused_before_it_is_opened(declared):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 3e38])
-def test_scales_that_no_encoder_writes_are_refused(scale):
+def test_scales_and_offsets_that_no_encoder_writes_are_refused(scale, offset):
     array = kernel()
     payload = encode_tensor(array, (8,))[0]
     assert (payload.header["axis"], payload.header["group"]) == (1, 32)
     codes = np.full(array.size, 128, np.uint8).tobytes()
-    scales = (np.full(16, scale, "<f4").view("<u4") >> 20).astype("<u2").tobytes()
-    parts = [["raw", 16], ["raw", 16], ["raw", len(codes)]]
+    numbers = np.ones(32, "<f4")
+    numbers[16 * offset + 3] = scale
+    scales = (numbers.view("<u4") >> 20).astype("<u2").tobytes()
+    parts = [["raw", 32], ["raw", 32], ["raw", len(codes)]]
     data = scales[0::2] + scales[1::2] + codes
+    payload = StagePayload(8, {**payload.header, "parts": parts}, data)
+    if offset and scale == -1:
+        decode_tensor([payload])
+        return
     with pytest.raises(PrecisionError, match="scale"):
-        decode_tensor([StagePayload(8, {**payload.header, "parts": parts}, data)])
+        decode_tensor([payload])
 
 
 def decodes_or_refuses(payloads):

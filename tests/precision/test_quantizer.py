@@ -1,5 +1,6 @@
 """Codes, scales and zero points, against what they promise and against plain NumPy."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,15 +8,15 @@ import pytest
 
 from pwl_jax.precision import PrecisionError, Quantization, decode_tensor, encode_tensor, expand
 from pwl_jax.precision.grid import Grid
-from pwl_jax.precision.quantizer import quantize, read_scales, storable, stored_scales
+from pwl_jax.precision.quantizer import quantize, read_numbers, storable, stored_numbers
 
 RULES = [
-    Quantization(scheme, granularity, group_size, axis, scale)
+    Quantization(scheme, granularity, group_size, axis, scale, bias_correction=axis == 0)
     for scheme, (granularity, group_size), axis, scale in itertools.product(
         ("symmetric", "affine"),
         (("tensor", 1), ("channel", 1), ("group", 7), ("group", 64)),
         (0, -1),
-        ("minmax", "mse", "percentile"),
+        ("minmax", "mse", "quartic", "percentile"),
     )
 ]
 
@@ -64,7 +65,9 @@ def test_long_rows_are_spread_in_parts(group, axis, shape):
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("rule", [r for r in RULES if r.scale == "minmax"])
+@pytest.mark.parametrize(
+    "rule", [r for r in RULES if r.scale == "minmax" and not r.bias_correction]
+)
 def test_nothing_is_further_than_half_a_step_where_nothing_is_clipped(bits, rule):
     array = weights((64, 8), seed=bits)
     coded = quantize(array, bits, rule)
@@ -79,8 +82,7 @@ def test_nothing_is_further_than_half_a_step_where_nothing_is_clipped(bits, rule
 def test_the_search_is_no_worse_than_keeping_the_extremes(rule):
     array = weights((1000, 8), seed=7)
     for bits in (3, 4):
-        plain = Quantization(rule.scheme, rule.granularity, rule.group_size, rule.channel_axis,
-                             "minmax")  # fmt: skip
+        plain = dataclasses.replace(rule, scale="minmax")
         found = expand(array, bits, (bits,), quantization=rule) - array
         naive = expand(array, bits, (bits,), quantization=plain) - array
         assert np.sum(found**2) <= np.sum(naive**2) * 1.01
@@ -107,10 +109,31 @@ def test_affine_codes_are_closer_on_one_sided_values():
     assert affine < 0.7 * symmetric
 
 
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("granularity", ["channel", "group"])
+def test_errors_of_a_channel_cancel_but_for_the_offsets_own_rounding(axis, granularity):
+    array = weights((640, 640), seed=11) * np.float32(0.02)
+    means = {}
+    for corrected in (False, True):
+        rule = Quantization("symmetric", granularity, 64, axis, "mse", bias_correction=corrected)
+        error = expand(array, 3, (3,), quantization=rule) - array
+        means[corrected] = np.abs(error.mean(1 if axis == 0 else 0, dtype=np.float64)).mean()
+    assert means[True] < 0.15 * means[False]
+
+
+def test_channels_of_many_zeros_stay_zero():
+    array = weights((640, 4), seed=12)
+    array[::2, 1] = 0
+    seen = expand(array, 4, (4,))
+    assert not seen[::2, 1].any() and np.count_nonzero(seen[:, 0]) == 640
+
+
 def test_percentile_clips_what_lies_beyond():
     array = np.ones((1000, 2), np.float32)
     array[:5] = 100
-    rule = Quantization(granularity="channel", scale="percentile", percentile=99.0)
+    rule = Quantization(
+        granularity="channel", scale="percentile", percentile=99.0, bias_correction=False
+    )
     assert np.max(np.abs(expand(array, 4, (4,), quantization=rule))) < 1.2
     whole = Quantization(granularity="channel", scale="percentile", percentile=100)
     assert np.max(expand(array, 4, (4,), quantization=whole)) > 90
@@ -140,7 +163,7 @@ def test_scales_have_three_bits_of_mantissa():
     kept = storable(values)
     assert np.all((kept >= values) & (kept <= values * 1.1251))
     assert not np.any(kept.view(np.uint32) & 0xFFFFF)
-    np.testing.assert_array_equal(read_scales(stored_scales(kept)), kept, strict=True)
+    np.testing.assert_array_equal(read_numbers(stored_numbers(kept), 0), kept, strict=True)
     np.testing.assert_array_equal(storable(kept), kept)
 
 
