@@ -83,9 +83,9 @@ def _speeds(
         yield Row(name, what, "MB/s", values, None, f"{of:,} bytes of original")
     for what, against, target in (
         (exact, _unzip(19), ">= 0.2"),
-        (exact, _unzip(3), None),
+        (exact, _unzip(3), ">= 0.2"),
         (base, _unzip(19), ">= 0.5"),
-        (base, _unzip(3), None),
+        (base, _unzip(3), ">= 0.5"),
         (encode, strong, ">= 5"),
     ):
         pairs = zip(speed[what], speed[against], strict=True)

@@ -83,7 +83,7 @@ def export_bundle(
         spent by, or a path that cannot be written.
     """
     stages = _checked(bits, options)
-    hybrid, variables = _as_hybrid(model)
+    hybrid, variables = as_hybrid(model)
     # First of all, so that a path that cannot be written is said before anything is measured.
     with BundleWriter(path, sign_key=options.sign_key, against=options.against) as writer:
         evaluator = Evaluator(hybrid, device_mesh())
@@ -181,7 +181,7 @@ def _checked(bits: Sequence[Bits], options: BundleOptions) -> tuple[Bits, ...]:
     return stages
 
 
-def _as_hybrid(model: Model) -> tuple[HybridNetwork, Variables]:
+def as_hybrid(model: Model) -> tuple[HybridNetwork, Variables]:
     """The network that holds the model, and as much of its tree as the model fills."""
     if isinstance(model, workdir.TrainedModel):
         return model.hybrid, model.variables

@@ -151,7 +151,7 @@ def test_a_target_bounds_the_median(target, met):
 def test_the_command_in_the_file_names_no_folders_of_this_machine(monkeypatch):
     arguments = ["program", "--vit=/a/b/vit/", "--data_dir=data/x", "--quick", "/home/me/file"]
     monkeypatch.setattr(sys, "argv", arguments)
-    assert results_file.command().endswith(" --vit=vit --data_dir=data/x --quick file")
+    assert results_file.own_command().endswith(" --vit=vit --data_dir=data/x --quick file")
 
 
 def test_drawn_tensors_have_the_shapes_of_vit_l_and_the_distributions_of_the_teacher():
@@ -265,7 +265,7 @@ def test_accuracy_lost_is_that_of_the_decoded_networks(tmp_path):
     exact = workdir.measure(model, prefixes, test)
     case = rows[0].case
     for composition in prefixes:
-        top1 = value(rows, case, f"{composition}: top-1, original")
+        top1 = value(rows, case, f"{composition}: top1, original")
         assert top1 == pytest.approx(100 * exact[composition].top1)
     last = prefixes[-1]
     (teacher,) = (

@@ -11,7 +11,7 @@ from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
 from pwl_jax.export import BundleOptions, export_bundle, exporter, sensitivity
-from pwl_jax.export.exporter import _as_hybrid
+from pwl_jax.export.exporter import as_hybrid
 from pwl_jax.export.measure import expanded
 from pwl_jax.export.sensitivity import planned_widths
 from pwl_jax.ladder import EXACT, Composition, Rung, Unit
@@ -35,7 +35,7 @@ def prepared(model, count=32):
 
 
 def planned(model, share, bits=BITS, quantization=Quantization()):
-    hybrid, variables = _as_hybrid(model)
+    hybrid, variables = as_hybrid(model)
     evaluator = Evaluator(hybrid, device_mesh())
     return planned_widths(evaluator, variables, bits, share, prepared(model), quantization)
 
@@ -134,7 +134,7 @@ def test_teacher_and_student_are_planned_apart():
 
 def test_what_is_measured_is_what_a_receiver_decodes(exported, teacher):
     share, path, manifest = exported
-    hybrid, variables = _as_hybrid(teacher)
+    hybrid, variables = as_hybrid(teacher)
     widths = planned(teacher, share)
     assert {bits[0] for bits in widths.values()} != {4}
     reader = BundleReader.open(path)
@@ -236,7 +236,7 @@ def test_few_images_of_the_whole_split_are_looked_at(teacher, monkeypatch):
 
     monkeypatch.setattr(sensitivity, "MOST_EXAMPLES", 10)
     recorded = dataclasses.replace(source, records=Recorded(source.records))
-    hybrid, variables = _as_hybrid(teacher)
+    hybrid, variables = as_hybrid(teacher)
     split = pipeline.PreparedSource(recorded, prepared(teacher).preprocessing)
     planned_widths(Evaluator(hybrid, device_mesh()), variables, BITS, 1.0, split, Quantization())
     assert 5 <= len(read) <= 10

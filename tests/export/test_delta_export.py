@@ -12,7 +12,7 @@ from pwl_jax.bundle import BundleError, BundleReader
 from pwl_jax.data import sources
 from pwl_jax.errors import UserError
 from pwl_jax.export import BundleOptions, export_bundle
-from pwl_jax.export.exporter import _as_hybrid
+from pwl_jax.export.exporter import as_hybrid
 from pwl_jax.hybrid.masks import leaf_names
 from pwl_jax.ladder import EXACT, Composition, Rung, Unit
 from pwl_jax.runtime.jax_executor import JaxExecutor
@@ -144,7 +144,7 @@ def test_a_delta_of_a_delta_of_one_network(tmp_path, executor):
         assert [entry.name for entry in manifest.ladder] == ["TTT@exact"]
     changed = [data_bytes(folders[2], manifest, f"teacher/{block}@exact") for block in range(3)]
     assert changed[0] and changed[1:] == [0, 0]
-    hybrid, variables = _as_hybrid(versions[2])
+    hybrid, variables = as_hybrid(versions[2])
     images, rung = images_of(tiny_model("vgg"), 3), Rung.parse("TTT@exact")
     expected = Evaluator(hybrid, device_mesh()).logits([rung], lambda _: variables, images)[rung]
     found = live_logits(folders[2], rung.name, images, executor, against=chain)

@@ -12,7 +12,7 @@ import pwl_jax.bundle
 from pwl_jax.bundle import BundleReader, Manifest
 from pwl_jax.data import pipeline, sources
 from pwl_jax.export import export_bundle
-from pwl_jax.export.exporter import _as_hybrid
+from pwl_jax.export.exporter import as_hybrid
 from pwl_jax.export.measure import expanded
 from pwl_jax.ladder import EXACT, Rung, ladder_table
 from pwl_jax.precision import tensor_sha256
@@ -67,7 +67,7 @@ def rungs_of(model):
 
 def evaluated(model, source, batch=40):
     """What the evaluator says of each rung, without the exporter's own measuring."""
-    hybrid, variables = _as_hybrid(model)
+    hybrid, variables = as_hybrid(model)
     preprocessing = workdir.preprocessing_of(model.config)
     prepared = pipeline.PreparedSource(source, preprocessing)
     trees = {bits: expanded(variables, bits, BITS) for bits in BITS}
@@ -120,7 +120,7 @@ def test_the_bundle_holds_the_network_alone_to_the_bit(exported):
 def test_the_runtime_climbs_it_to_the_checkpoints_logits(exported, executor):
     """Equal bits at every rung, through the same programs; at last those of the checkpoint."""
     model, path, _ = exported
-    hybrid, variables = _as_hybrid(model)
+    hybrid, variables = as_hybrid(model)
     preprocessing = workdir.preprocessing_of(model.config)
     images, _ = pipeline.in_memory(splits_of("digits")[1], preprocessing)
     inputs = preprocessing.normalize(images)
