@@ -97,9 +97,11 @@ def _export_tensors(path: str, against: Any) -> None:
 
 
 def _export_model(path: str, against: Any) -> None:
+    import jax
+
     from pwl_jax.bundle import BundleReader
     from pwl_jax.data.sources import DataError
-    from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle
+    from pwl_jax.export import DEFAULT_BUDGET, MOST_PLANNED, BundleOptions, export_bundle
     from pwl_jax.ladder import EXACT, ladder_table
     from pwl_jax.training import workdir
 
@@ -128,7 +130,11 @@ def _export_model(path: str, against: Any) -> None:
     stages = coding_flags.stages()
     budget = _BASE_BUDGET.value
     if budget is None and validation and not _AGAINST.value and stages[0] != EXACT:
-        budget = DEFAULT_BUDGET
+        weights = sum(leaf.size for leaf in jax.tree.leaves(model.variables))
+        if weights <= MOST_PLANNED:
+            budget = DEFAULT_BUDGET
+        else:
+            print(f"the same bits for all of {weights:,} weights; --base_budget plans them")
     options = BundleOptions(
         coding_flags.quantization("last"), budget or None, _SIGN_KEY.value, against
     )

@@ -26,7 +26,7 @@ from pwl_jax.precision import (
 # largest tensor of a published model, the 128256 x 16384 bfloat16 embedding of Llama 3.1 405B, has
 # 3.91 GiB.
 LARGEST_TENSOR = 4 << 30
-_MOST_AXES = 32
+MOST_AXES = 32
 # Kinds of payload that tell a tensor against the one of the same name in another bundle.
 _AGAINST = ("delta", "same")
 
@@ -165,7 +165,7 @@ class UnitFiles:
             # Without the zeros, so that they cannot hide sizes that no array can have.
             shape = [size for size in tensor.shape if size]
             too_large = byte_count(tensor.dtype, shape) > self._largest
-            if len(tensor.shape) > _MOST_AXES or too_large:
+            if len(tensor.shape) > MOST_AXES or too_large:
                 raise BundleError(
                     f"{entry.file}: tensor '{name}' declares a shape {list(tensor.shape)[:8]} of "
                     f"more than {self._largest} bytes"

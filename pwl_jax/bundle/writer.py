@@ -23,6 +23,7 @@ from pwl_jax.bundle.safetensors_file import write_safetensors
 from pwl_jax.bundle.shard_file import P2uSpool
 from pwl_jax.bundle.staging import StagingFolder
 from pwl_jax.bundle.stores import remote_path
+from pwl_jax.bundle.unit_files import LARGEST_TENSOR, MOST_AXES
 from pwl_jax.ladder import EXACT, Bits, LadderRung, Measurement, Rung, Unit
 from pwl_jax.precision import (
     check_stages,
@@ -260,6 +261,11 @@ class BundleWriter:
             array = np.asarray(tensors[name])
         except OSError as error:
             raise BundleError(f"tensor '{name}' cannot be loaded: {error}") from error
+        if array.ndim > MOST_AXES or array.nbytes > LARGEST_TENSOR:
+            raise BundleError(
+                f"tensor '{name}' has {array.ndim} axes and {array.nbytes} bytes; readers take at "
+                f"most {MOST_AXES} and {LARGEST_TENSOR}"
+            )
         if self._previous is not None and name in self._previous:
             payloads = [encode_delta(array, self._previous[name])]
         else:

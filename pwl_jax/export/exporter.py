@@ -32,6 +32,10 @@ DEFAULT_BUDGET = 1.1
 """A tenth more bytes of codes than with the same bits everywhere, spent where it matters: what it
 takes for networks of few thousand weights to keep their accuracy (BUILD_NOTES)."""
 
+MOST_PLANNED = 50_000_000
+"""Weights up to which bits are planned unless asked for: a plan takes a forward pass a tensor, and
+codes every tensor in each width."""
+
 Model = workdir.TrainedModel | workdir.TrainedNetwork
 
 
