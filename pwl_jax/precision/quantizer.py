@@ -146,13 +146,13 @@ def quantize(
     for start, stop in _row_blocks(grid):
         values, spread = float_values(flat[start:stop]), grid.spread(scales, start, stop)
         half: Any = 1 << (bits - 1)
-        offset = half if zero_points is None else grid.spread(zero_points, start, stop)
+        zero_point = half if zero_points is None else grid.spread(zero_points, start, stop)
         codes = nearest(values, spread)
-        codes += offset
+        codes += zero_point
         np.clip(codes, 0, (1 << bits) - 1, out=codes)
         stored[start:stop] = codes
         if quantization.bias_correction:
-            codes -= offset
+            codes -= zero_point
             codes *= spread
             with np.errstate(over="ignore", invalid="ignore"):
                 missed = np.nan_to_num(values - codes, copy=False, nan=0, posinf=0, neginf=0)
