@@ -1,22 +1,25 @@
 """The flags that say how tensors become codes."""
 
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
 from pwl_jax.ladder import Bits, parse_bits
 from pwl_jax.precision import Quantization
+from pwl_jax.precision.quantizer import Granularity, ScaleRule, Scheme
 
 _BITS = flags.DEFINE_list(
     "bits", ["4", "exact"], "Precisions that tensors come in, ascending, the last one exact."
 )
 _SCHEME = flags.DEFINE_enum(
-    "scheme", "symmetric", ["symmetric", "affine"], "Codes around zero, or over a group's range."
+    "scheme", Quantization().scheme, list(get_args(Scheme)), "Codes around 0, or over a range."
 )
 _GRANULARITY = flags.DEFINE_enum(
-    "granularity", "group", ["tensor", "channel", "group"], "What shares a scale."
+    "granularity", Quantization().granularity, list(get_args(Granularity)), "What shares a scale."
 )
-_GROUP_SIZE = flags.DEFINE_integer("group_size", 128, "Values of a channel in a group.")
+_GROUP_SIZE = flags.DEFINE_integer(
+    "group_size", Quantization().group_size, "Values of a channel in a group."
+)
 _CHANNELS = flags.DEFINE_enum(
     "channels",
     None,
@@ -24,9 +27,14 @@ _CHANNELS = flags.DEFINE_enum(
     "Axis of output channels; last in checkpoints of this package, first in --weights (PyTorch).",
 )
 _SCALE = flags.DEFINE_enum(
-    "scale", "mse", ["minmax", "mse", "percentile"], "How a scale is chosen."
+    "scale", Quantization().scale, list(get_args(ScaleRule)), "How a scale is chosen."
 )
-_PERCENTILE = flags.DEFINE_float("percentile", 99.9, "Of --scale=percentile: what is not clipped.")
+_PERCENTILE = flags.DEFINE_float(
+    "percentile", Quantization().percentile, "Of --scale=percentile: what is not clipped."
+)
+_BIAS_CORRECTION = flags.DEFINE_bool(
+    "bias_correction", Quantization().bias_correction, "Send each channel's mean error along."
+)
 
 
 def stages() -> list[Bits]:
@@ -46,4 +54,5 @@ def quantization(channels: str) -> Quantization:
         0 if (_CHANNELS.value or channels) == "first" else -1,
         scale,
         _PERCENTILE.value,
+        _BIAS_CORRECTION.value,
     )

@@ -19,8 +19,9 @@ from pwl_jax.precision import (
     PrecisionError,
     Quantization,
     canonical_json,
+    decode_tensor,
+    encode_frame,
     encode_tensor,
-    expand,
     plan_bits,
     quantizable,
 )
@@ -72,23 +73,24 @@ def planned_widths(
         choices: dict[str, list[Choice]] = {}
         uniform = 0
         exact = _logits(evaluator, rung, variables, inputs)
-        names = leaf_names(variables[network])
-        for place, name in enumerate(names):
-            array = np.asarray(jax.tree.leaves(variables[network])[place])
+        named = zip(
+            leaf_names(variables[network]), jax.tree.leaves(variables[network]), strict=True
+        )
+        for place, (name, leaf) in enumerate(named):
+            array = np.asarray(leaf)
             if not quantizable(array, quantization.channel_axis):
                 continue
-            uniform += _bytes(array, stages[0], quantization)
-            errors = {bits: _squared_error(array, bits, quantization) for bits in _WIDTHS}
-            coarse = expand(array, stages[0], (stages[0],), quantization=quantization)
+            size, coarse = _coded(array, stages[0], quantization)
+            uniform += size
             moved = _replaced(variables, network, place, coarse)
             with np.errstate(invalid="ignore", over="ignore"):
                 change = np.mean((_logits(evaluator, rung, moved, inputs) - exact) ** 2)
             squared = _distance(array, coarse)
             sensitivity = _finite(float(change)) / squared if squared else 0.0
-            choices[f"{network}/{name}"] = [
-                Choice(bits, _bytes(array, bits, quantization), sensitivity * errors[bits])
-                for bits in _WIDTHS
-            ]
+            offered = choices.setdefault(f"{network}/{name}", [])
+            for bits in _WIDTHS:
+                size, seen = _coded(array, bits, quantization)
+                offered.append(Choice(bits, size, sensitivity * _distance(array, seen)))
         try:
             plan = plan_bits(choices, round(share * uniform))
         except PrecisionError as error:
@@ -121,12 +123,6 @@ def _replaced(variables: Variables, network: str, place: int, array: np.ndarray)
     return {**variables, network: changed}
 
 
-def _squared_error(array: np.ndarray, bits: Bits, quantization: Quantization) -> float:
-    if bits == EXACT:
-        return 0.0
-    return _distance(array, expand(array, bits, (bits,), quantization=quantization))
-
-
 def _distance(array: np.ndarray, seen: np.ndarray) -> float:
     """Summed squared error, of the finite values: no codes stand for others."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -145,6 +141,8 @@ def _some(source: sources.Source) -> sources.Source:
     return dataclasses.replace(source, indices=source.indices[::step])
 
 
-def _bytes(array: np.ndarray, bits: Bits, quantization: Quantization) -> int:
+def _coded(array: np.ndarray, bits: Bits, quantization: Quantization) -> tuple[int, np.ndarray]:
+    """What a width costs, with its header, and what is seen of the tensor then."""
     payload = encode_tensor(array, (bits,), quantization=quantization)[0]
-    return payload.byte_count + len(canonical_json(payload.header))
+    size = payload.byte_count + len(encode_frame(canonical_json(payload.header)))
+    return size, decode_tensor([payload], max_bytes=array.nbytes)

@@ -18,6 +18,9 @@ from pwl_jax.precision.grid import Grid
 from pwl_jax.precision.payload import PartReader, StagePayload, payload_of
 from pwl_jax.precision.quantizer import Quantization, QuantizedTensor
 
+LEAST_VALUES = 8
+"""With fewer values a channel, scales and offsets outweigh the codes."""
+
 
 def encode_codes(
     stage: Bits, common: Mapping[str, Any], coded: QuantizedTensor, quantization: Quantization
@@ -71,12 +74,16 @@ class BaseReader:
         self.reader = PartReader(payload)
         self._bits = header["bits"]
         self._grid = Grid.of(header["shape"], header["axis"], header["group"])
+        if LEAST_VALUES * self._grid.channels > math.prod(header["shape"]):
+            raise PrecisionError(f"{self._grid.channels} channels of a tensor of {header['shape']}")
         shape = self._grid.scales_shape
         count = shape[0] * shape[1]
         stored = np.empty(count + self._grid.channels, "<u2")
         planes.decode_slice(self.reader, False, stored)
-        self._scales = quantizer.read_numbers(stored[:count], 0).reshape(shape)
-        self._offsets = quantizer.read_numbers(stored[count:], -math.inf)
+        quantizer.check_stored(stored[:count], signed=False)
+        quantizer.check_stored(stored[count:], signed=True)
+        # Spread before they are widened: there may be as many as values.
+        self._scales, self._offsets = stored[:count].reshape(shape), stored[count:]
         self._zero_points = None
         if header["affine"]:
             zeros = np.frombuffer(self.reader.next(count), np.uint8)
@@ -84,12 +91,13 @@ class BaseReader:
 
     def offsets(self, here: slice) -> np.ndarray:
         """What is added to the values of a slice, f32[n]."""
-        return self._grid.spread_channels(self._offsets, here.start, here.stop)
+        spread = self._grid.spread_channels(self._offsets, here.start, here.stop)
+        return quantizer.read_numbers(spread)
 
     def read(self, here: slice) -> SliceCodes:
         """The next slice; raises PrecisionError where it is damaged."""
         count = here.stop - here.start
-        scales = self._grid.spread(self._scales, here.start, here.stop)
+        scales = quantizer.read_numbers(self._grid.spread(self._scales, here.start, here.stop))
         widths = packing.fields(self._bits)
         packed = [self.reader.next(packing.packed_bytes(count, width)) for width in widths]
         stored = packing.join(packed, self._bits, count)

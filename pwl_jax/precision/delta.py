@@ -30,7 +30,7 @@ def encode_delta(array: np.ndarray, previous: np.ndarray) -> StagePayload:
         return payload_of(EXACT, {**header, "kind": "same"}, [])
     steps = [_steps(new[here], old[here], dtype) for here in planes.slices(new.size)]
     nonzero = sum(int(np.count_nonzero(values)) for values in steps)
-    many = bool((new.size - nonzero) * new.itemsize * 4 > new.size)
+    many = planes.are_many_zeros(new.size - nonzero, new)
     parts: list[Part] = []
     for values in steps:
         parts += planes.encode_slice(values, many)
@@ -59,6 +59,7 @@ def decode_delta(payload: StagePayload, previous: np.ndarray | None) -> np.ndarr
     if not fits or dtypes.tensor_sha256(previous) != header["base"]:
         raise PrecisionError("a delta belongs to another tensor than the one given")
     if header["kind"] == "same":
+        PartReader(payload).finish()
         return dtypes.array_of(old.copy(), dtype, shape)
     reader = PartReader(payload)
     out = np.empty_like(old)

@@ -72,12 +72,12 @@ class Grid:
           Of the same type, [stop - start].
         """
         first, last = start // self.columns, -(-stop // self.columns)
+        if self.columns > _FEW:
+            return np.concatenate(
+                [self._part_of_row(scales, row, start, stop) for row in range(first, last)]
+            )
         if self.channels_last:
             rows = scales[np.arange(first, last) // self.group]
-        elif self.columns > _FEW:
-            return np.concatenate(
-                [self._part_of_row(scales[row], row, start, stop) for row in range(first, last)]
-            )
         else:
             rows = _repeated(scales[first:last], min(self.group, self.columns))[:, : self.columns]
         begin = first * self.columns
@@ -86,9 +86,14 @@ class Grid:
     def _part_of_row(self, scales: np.ndarray, row: int, start: int, stop: int) -> np.ndarray:
         begin = max(start - row * self.columns, 0)
         end = min(stop - row * self.columns, self.columns)
-        first = begin // self.group
-        used = _repeated(scales[None, first : -(-end // self.group)], min(self.group, end))[0]
-        return used[begin - first * self.group : end - first * self.group]
+        if self.channels_last:
+            return scales[row // self.group, begin:end]
+        first, last = begin // self.group, -(-end // self.group)
+        if self.group <= _FEW:
+            used = _repeated(scales[row : row + 1, first:last], self.group)[0]
+            return used[begin - first * self.group : end - first * self.group]
+        edges = np.clip(np.arange(first, last + 1) * self.group, begin, end)
+        return np.repeat(scales[row, first:last], np.diff(edges))
 
 
 def _repeated(scales: np.ndarray, times: int) -> np.ndarray:

@@ -130,8 +130,10 @@ def check_header(header: Any) -> None:
         raise PrecisionError(f"{header['bits']!r} bits a code; expected 2 to 8")
     if "axis" in fields and header["axis"] is not None:
         axis = header["axis"]
-        if not _is_size(axis) or axis not in {0, len(shape) - 1} or not shape:
+        if not _is_size(axis) or axis not in {0, len(shape) - 1}:
             raise PrecisionError(f"axis {axis!r} of {len(shape)}; expected the first or the last")
+    if kind == "codes" and len(shape) < 2:
+        raise PrecisionError(f"codes of a tensor of shape {shape}; expected two axes or more")
     if "group" in fields and not (_is_size(header["group"]) and header["group"]):
         raise PrecisionError(f"groups of {header['group']!r} values; expected 1 or more")
     for flag in fields & {"affine", "zeros"}:

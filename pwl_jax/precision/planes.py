@@ -23,7 +23,12 @@ def slices(count: int) -> Iterator[slice]:
 
 def has_many_zeros(values: np.ndarray) -> bool:
     """Whether a bit a value costs less than coding the zeros; flat unsigned integers."""
-    return bool((values.size - np.count_nonzero(values)) * values.itemsize * 4 > values.size)
+    return are_many_zeros(values.size - int(np.count_nonzero(values)), values)
+
+
+def are_many_zeros(zeros: int, values: np.ndarray) -> bool:
+    """The same of so many zeros among values of this number and type."""
+    return zeros * values.itemsize * 4 > values.size
 
 
 def encode_slice(values: np.ndarray, zeros: bool) -> list[Part]:

@@ -28,6 +28,9 @@ SCALE_SHIFT = 20
 # Keeps every product of code and scale a normal number, also after refinement, so that hosts that
 # flush subnormals to zero decode the same bits.
 _LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**110
+_LEAST_STORED, _MOST_STORED = (
+    int(np.float32(scale).view("<u4")) >> SCALE_SHIFT for scale in (_LEAST_SCALE, _MOST_SCALE)
+)
 # Scales tried by the search, an eighth of an octave apart. Few bits are better spent on the many
 # small values; where a scale serves thousands, the largest are outliers.
 _TRIED, _TRIED_OF_MANY, _MANY = 12, 24, 256
@@ -117,7 +120,8 @@ def quantize(
 ) -> QuantizedTensor:
     """The nearest codes on the grid that the rule chooses.
 
-    NaN takes code 0, an infinity the last code on its side.
+    NaN takes code 0, an infinity the last code on its side, if the group has other values than 0.
+    Scales end at 2^110: larger steps than that are clipped, and left to the exact update.
 
     Args:
       array: float tensor of at least one axis and one element.
@@ -177,14 +181,13 @@ def nearest(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def _groups(matrix: np.ndarray, grid: Grid) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """Blocks of groups: where their scales lie, and f32[..., values, ...] along axis 1.
+    """Blocks of groups: where their scales lie, and their values, f32, along axis 1.
 
     Values come as [groups, group, channels] where channels are last, else [channels * groups,
-    group, 1]; in a group of thousands, evenly spaced ones stand for all.
+    group, 1].
     """
     outer, inner = (grid.rows, grid.columns) if grid.channels_last else (grid.columns, grid.rows)
-    step = 1 if grid.group <= _SAMPLES else grid.group // _SAMPLES
-    per_group = -(-min(grid.group, outer) // step)
+    per_group = min(grid.group, outer)
     width = max(1, min(inner, _BLOCK // per_group))
     for channel in range(0, inner, width):
         channels = slice(channel, min(channel + width, inner))
@@ -197,11 +200,24 @@ def _groups(matrix: np.ndarray, grid: Grid) -> Iterator[tuple[tuple[slice, slice
             groups = slice(start // grid.group, -(-stop // grid.group))
             count = groups.stop - groups.start
             if grid.channels_last:
-                block = matrix[start:stop, channels].reshape(count, -1, here)[:, ::step]
+                block = matrix[start:stop, channels].reshape(count, -1, here)
                 yield (groups, channels), _finite(block)
             else:
-                block = matrix[channels, start:stop].reshape(here * count, -1, 1)[:, ::step]
+                block = matrix[channels, start:stop].reshape(here * count, -1, 1)
                 yield (channels, groups), _finite(block)
+
+
+def _sampled(values: np.ndarray) -> np.ndarray:
+    """Some thousand of the values along axis 1, one from each stretch, at uneven places.
+
+    Even places would see only some columns of a tensor that is one group.
+    """
+    count = values.shape[1]
+    if count <= _SAMPLES:
+        return values
+    stretches = np.arange(_SAMPLES, dtype=np.uint64)
+    uneven = (stretches * np.uint64(2654435761) >> np.uint64(8)) % np.uint64(count // _SAMPLES)
+    return values[:, (stretches * np.uint64(count) // np.uint64(_SAMPLES) + uneven).astype(int)]
 
 
 def _row_blocks(grid: Grid) -> Iterator[tuple[int, int]]:
@@ -264,6 +280,13 @@ def _choose(
         tried = _TRIED if values.shape[1] <= _MANY else _TRIED_OF_MANY
         # Eight bits hardly ever clip.
         tried = tried if bits <= 4 else max(4, tried >> (bits - 4))
+    sample, largest = values, None
+    if tried > 1:
+        sample = _sampled(values)
+        if rule.scale == "quartic":
+            # In units in which fourth powers of small numbers do not vanish.
+            largest = np.abs(sample).max(axis=1, keepdims=True)
+            largest[largest == 0] = 1
     best = best_zeros = least = np.zeros(0)
     for step in range(tried):
         shrunk = np.float32(2.0 ** (-step / 8))
@@ -274,7 +297,7 @@ def _choose(
             zeros = np.clip(np.rint(-lowest * shrunk * inverse), 0, top)
         if tried == 1:
             return scales, zeros
-        error = _error(values, scales[:, None], zeros[:, None], np.float32(top), rule.scale)
+        error = _error(sample, scales[:, None], zeros[:, None], np.float32(top), largest)
         if step == 0:
             best, best_zeros, least = scales, zeros, error
             continue
@@ -285,18 +308,20 @@ def _choose(
 
 
 def _error(
-    values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, top: np.float32, rule: ScaleRule
+    values: np.ndarray,
+    scales: np.ndarray,
+    zeros: np.ndarray,
+    top: np.float32,
+    largest: np.ndarray | None,
 ) -> np.ndarray:
-    """Sum of squares or fourth powers over axis 1, f32[groups, channels], up to a factor."""
+    """Sum of squares over axis 1, or of fourth powers in units of `largest`; f32[groups, channels]."""
     codes = nearest(values, scales)
     np.clip(codes, -zeros, top - zeros, out=codes)
     codes *= scales
     codes -= values
     with np.errstate(over="ignore"):
-        if rule == "quartic":
-            # In units in which fourth powers of small numbers do not vanish.
-            largest = np.abs(values).max(axis=1, keepdims=True)
-            codes /= np.where(largest > 0, largest, np.float32(1))
+        if largest is not None:
+            codes /= largest
             np.square(codes, out=codes)
         return np.einsum("ijk,ijk->ik", codes, codes)
 
@@ -307,7 +332,8 @@ def storable(numbers: np.ndarray) -> np.ndarray:
     bounded = np.where(magnitudes >= _LEAST_SCALE, np.minimum(magnitudes, _MOST_SCALE), 0)
     patterns = bounded.astype("<f4").view("<u4")
     below = np.uint32((1 << SCALE_SHIFT) - 1)
-    return np.copysign(((patterns + below) & ~below).view("<f4"), numbers.astype("<f4"))
+    wide = ((patterns + below) & ~below).view("<f4")
+    return np.where((numbers < 0) & (wide > 0), -wide, wide)
 
 
 def stored_numbers(numbers: np.ndarray) -> np.ndarray:
@@ -315,14 +341,19 @@ def stored_numbers(numbers: np.ndarray) -> np.ndarray:
     return (numbers.view("<u4") >> SCALE_SHIFT).astype("<u2")
 
 
-def read_numbers(stored: np.ndarray, least: float) -> np.ndarray:
-    """Inverse of `stored_numbers`; f32, none below `least`.
+def read_numbers(stored: np.ndarray) -> np.ndarray:
+    """Inverse of `stored_numbers`; f32."""
+    return (stored.astype("<u4") << SCALE_SHIFT).view("<f4")
+
+
+def check_stored(stored: np.ndarray, signed: bool) -> None:
+    """Refuses numbers that no encoder writes.
 
     Raises:
-      PrecisionError: a number that no encoder writes: below `least`, too large or none.
+      PrecisionError: a number of less than 2^-100 that is not 0, of more than 2^110, or, unless
+        `signed`, below 0.
     """
-    numbers = ((stored.astype("<u4") & 0xFFF) << SCALE_SHIFT).view("<f4")
-    # False for NaN too.
-    if not np.all((stored < 1 << 12) & (numbers >= least) & (numbers <= _MOST_SCALE)):
-        raise PrecisionError("a scale or an offset is negative, too large or no number")
-    return numbers
+    magnitudes = stored & 0x7FF if signed else stored
+    usual = (magnitudes == 0) | ((magnitudes >= _LEAST_STORED) & (magnitudes <= _MOST_STORED))
+    if not np.all(usual & (stored < 1 << 12)):
+        raise PrecisionError("a scale or an offset is negative, too small, too large or no number")

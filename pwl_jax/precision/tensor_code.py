@@ -21,8 +21,6 @@ from pwl_jax.precision.quantizer import Quantization
 
 DEFAULT_MAX_BYTES = 1 << 32
 _MOST_AXES = 32
-# With fewer values a channel the scales outweigh the codes.
-_LEAST_VALUES = 8
 _MOST_FLOAT16 = np.float32(65504)
 
 
@@ -149,7 +147,7 @@ def quantizable(array: np.ndarray, channel_axis: int = -1) -> bool:
         array.dtype.name in dtypes.FLOATS
         and array.ndim >= 2
         and array.size > 0
-        and array.size >= _LEAST_VALUES * array.shape[channel_axis]
+        and array.size >= base_code.LEAST_VALUES * array.shape[channel_axis]
     )
 
 

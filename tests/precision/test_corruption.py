@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 import tracemalloc
 
 import hypothesis
@@ -123,10 +124,45 @@ def test_scales_and_offsets_that_no_encoder_writes_are_refused(scale, offset):
     data = scales[0::2] + scales[1::2] + codes
     payload = StagePayload(8, {**payload.header, "parts": parts}, data)
     if offset and scale == -1:
-        decode_tensor([payload])
+        # Codes of 0 everywhere: what is left are the offsets.
+        expected = np.broadcast_to(numbers[16:], array.shape)
+        np.testing.assert_array_equal(decode_tensor([payload]), expected)
         return
     with pytest.raises(PrecisionError, match="scale"):
         decode_tensor([payload])
+
+
+@pytest.mark.parametrize(("shape", "axis", "group"), [
+    ([1, 1 << 21], 1, 1), ([1 << 21, 1], 0, 1), ([1 << 18, 8], 1, 1), ([8, 1 << 18], 0, 1),
+    ([1 << 11, 1 << 10], None, 1), ([8, 1 << 18], 1, (1 << 17) + 1), ([8, 1 << 18], 0, 1 << 62),
+    ([8, 1 << 18], 0, (1 << 17) + 1),
+])  # fmt: skip
+def test_grids_as_fine_or_coarse_as_can_be_take_little_time_and_memory(shape, axis, group):
+    """Of codes that a hostile author can send in a few bytes."""
+    count = 1 << 21
+    rows, columns = (1, count) if axis is None else (shape[0], shape[1])
+    channels = columns if axis == 1 else rows
+    values = (rows if axis == 1 else columns) if axis is not None else count
+    scales = channels * -(-values // group)
+    sizes = [scales + channels] * 2 + [1 << 17] * (count >> 18)
+    frames = [zstandard.compress(bytes(size)) for size in sizes]
+    header = {
+        "kind": "codes", "dtype": "bfloat16", "shape": shape, "bits": 4, "axis": axis,
+        "group": group, "affine": False, "parts": [["zstd", len(frame)] for frame in frames],
+    }  # fmt: skip
+    tracemalloc.start()
+    start = time.monotonic()
+    try:
+        payload = StagePayload(4, header, b"".join(frames))
+        if channels * 8 > count:
+            with pytest.raises(PrecisionError, match="channels"):
+                decode_tensor([payload])
+        else:
+            assert not decode_tensor([payload]).view(np.uint16).any()
+        assert tracemalloc.get_traced_memory()[1] < 4 * (2 * count) + (16 << 20)
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - start < 5
 
 
 def decodes_or_refuses(payloads):

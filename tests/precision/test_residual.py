@@ -82,7 +82,7 @@ def test_pruned_weights_cost_little_more_than_their_mask_and_what_is_left(kept, 
         share = 0.5
     else:
         mask, mask_bits = rng.random(array.shape) < share, entropy(share)
-    dense = [len(p.data) for p in encode_tensor(array[mask][:, None].repeat(1, 1), ("exact",))]
+    dense = [len(p.data) for p in encode_tensor(array[mask][:, None], ("exact",))]
     pruned = np.where(mask, array, np.float32(0))
     least = dense[0] + mask_bits / 8 * array.size
     for stages in (("exact",), (4, "exact")):
