@@ -314,7 +314,7 @@ def _error(
     top: np.float32,
     largest: np.ndarray | None,
 ) -> np.ndarray:
-    """Sum of squares over axis 1, or of fourth powers in units of `largest`; f32[groups, channels]."""
+    """Sum over axis 1 of squares, or of fourth powers in units of `largest`."""
     codes = nearest(values, scales)
     np.clip(codes, -zeros, top - zeros, out=codes)
     codes *= scales

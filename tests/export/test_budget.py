@@ -50,7 +50,7 @@ def blind(model):
 
 def first_bytes(array, stages, widths):
     payload = encode_tensor(np.asarray(array), stages, widths=widths)[0]
-    return len(payload.data) + len(canonical_json(payload.header))
+    return len(payload.data) + len(encode_frame(canonical_json(payload.header)))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_uniform_rules_are_planned_by_the_rule(teacher):
 
     def spent(widths):
         return sum(
-            payload.byte_count + len(canonical_json(payload.header))
+            payload.byte_count + len(encode_frame(canonical_json(payload.header)))
             for name in found
             for payload in encode_tensor(
                 np.asarray(arrays[name]), BITS, quantization=rule, widths=widths(name)

@@ -50,7 +50,7 @@ RULES = st.builds(
     granularity=st.sampled_from(["tensor", "channel", "group"]),
     group_size=st.integers(1, 20),
     channel_axis=st.sampled_from([0, -1]),
-    scale=st.sampled_from(["minmax", "mse", "percentile"]),
+    scale=st.sampled_from(["minmax", "mse", "quartic", "percentile"]),
 )
 
 
