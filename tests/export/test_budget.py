@@ -15,7 +15,13 @@ from pwl_jax.export.exporter import as_hybrid
 from pwl_jax.export.measure import expanded
 from pwl_jax.export.sensitivity import planned_widths
 from pwl_jax.ladder import EXACT, Composition, Rung, Unit
-from pwl_jax.precision import Quantization, canonical_json, encode_tensor, quantizable
+from pwl_jax.precision import (
+    Quantization,
+    canonical_json,
+    encode_frame,
+    encode_tensor,
+    quantizable,
+)
 from pwl_jax.training import workdir
 from pwl_jax.training.evaluation import Evaluator
 from pwl_jax.training.step import device_mesh
