@@ -157,15 +157,6 @@ def test_an_edited_manifest_is_refused(folder, change, message):
     assert "manifest.json" in str(caught.value)
 
 
-def test_a_codec_that_the_manifest_does_not_name_is_refused(folder):
-    manifest = document(folder)
-    assert manifest["codecs"] == ["raw", "zstd"]
-    manifest["codecs"] = ["raw"]
-    save(folder, manifest)
-    with pytest.raises(BundleError, match="uses codec 'zstd', which the manifest does not name"):
-        BundleReader.open(folder).tensors(Unit("teacher", 0), "exact")
-
-
 @pytest.mark.parametrize(
     "text",
     ['{"format": "pwl-bundle", "version": ' + "9" * 5000 + "}", "", "{", "[]", "null", "[" * 100_000, '{"format": "pwl-bundle", "format": "pwl-bundle"}',  # noqa: E501

@@ -1,6 +1,8 @@
 """Properties of the two kinds of shard file, over any names, types, shapes and bit patterns."""
 
 import contextlib
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pwl_jax.bundle import BundleError
+from pwl_jax.bundle import BundleError, BundleReader
 from pwl_jax.bundle.safetensors_file import read_safetensors, write_safetensors
 from pwl_jax.ladder import EXACT, Unit
 from pwl_jax.precision import decode_tensor, encode_tensor
@@ -78,3 +80,14 @@ def test_any_bytes_are_read_or_refused(junk, length):
             read_p2u(prefix + junk, UNIT, EXACT, "file")
         with contextlib.suppress(BundleError):
             read_safetensors(prefix + junk, "file")
+
+
+def test_a_codec_that_the_manifest_does_not_name_is_refused(bundle, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["codecs"] == ["raw", "zstd"]
+    manifest["codecs"] = ["raw"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="uses codec 'zstd', which the manifest does not name"):
+        BundleReader.open(folder).tensors(Unit("teacher", 0), "exact")
