@@ -61,9 +61,8 @@ def main() -> None:
     for name, rule in RULES.items():
         rows.append(Row(case, f"lost at 4 bits: {name}", "points", (exact - score(4, rule),)))
     print("\n".join(table(rows)))
-    print(
-        f"results: {write_results('quantizer_rules', f'{model.config.pair.name}_{source.name}', rows)}"
-    )
+    name = f"{model.config.pair.name}_{source.name}"
+    print(f"results: {write_results('quantizer_rules', name, rows)}")
 
 
 if __name__ == "__main__":
