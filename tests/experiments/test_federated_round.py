@@ -64,7 +64,7 @@ def test_two_clients_train_from_the_servers_bits_with_fewer_bytes():
     assert delta[-1].top1 >= fp32[-1].top1 - 0.05
     # Before there is an earlier round the two are the same.
     assert (delta[0].down_bytes, delta[0].top1) == (p2u[0].down_bytes, p2u[0].top1)
-    assert delta[1].down_bytes < 0.97 * p2u[1].down_bytes
+    assert delta[1].down_bytes < 0.98 * p2u[1].down_bytes
     assert delta[1].start_bytes < fp32[1].start_bytes / 6
     assert abs(delta[1].base_top1 - delta[0].top1) <= 0.02
     assert p2u[0].delta_bytes is None and 0 < p2u[1].delta_bytes < raw

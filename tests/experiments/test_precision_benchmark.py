@@ -15,7 +15,7 @@ from experiments.benchmarks import precision_methods as methods
 from experiments.benchmarks.rivals import RivalError, rivals
 from experiments.results_file import Row
 from pwl_jax.ladder import EXACT, Composition, Unit
-from pwl_jax.precision import encode_tensor, expand
+from pwl_jax.precision import Quantization, encode_tensor, expand
 from pwl_jax.training import workdir
 from tests.bundle.p2u import write_p2u
 from tests.tiny_models import tiny_model, write_workdir
@@ -249,7 +249,8 @@ def test_the_base_is_compared_on_matrices_that_all_can_code():
     ours = next(row for row in rows if row.metric == precision_bases.OURS)
     assert ours.note == f"{3 * 3 * 64 * 32:,} weights"
     kernel = tensors()["block0/kernel"]
-    error = expand(kernel, 4, (4,)) - kernel
+    rule = Quantization(group_size=64)
+    error = expand(kernel, 4, (4,), quantization=rule) - kernel
     relative = np.linalg.norm(error) / np.linalg.norm(kernel)
     found = value(rows, "tiny, float32", f"{precision_bases.OURS}, error")
     assert found == pytest.approx(relative, rel=1e-4)
