@@ -44,6 +44,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS prepared the workd
 _ZIPNN = flags.DEFINE_string(
     "zipnn_python", None, "Interpreter with zipnn, and constriction and torchao where it has them."
 )
+_IMAGES = flags.DEFINE_integer("images", None, "Test images for accuracy; all if not given.")
 _LARGE = flags.DEFINE_bool("large", True, "Measure the large model too.")
 _QUICK = flags.DEFINE_bool("quick", False, "A layer's tensors of the large model only.")
 _ACCURACY = flags.DEFINE_bool("accuracy", True, "Measure accuracy too.")
@@ -173,10 +174,10 @@ def _teacher(family: str, given: str | None, folder: Path) -> Teacher:
 def _accuracy(teachers: Sequence[Teacher]) -> Iterator[Row]:
     for teacher in teachers:
         _say(f"accuracy of {teacher.source}")
-        yield from precision_accuracy.teacher_rows(teacher.workdir, _DATA_DIR.value)
+        yield from precision_accuracy.teacher_rows(teacher.workdir, _DATA_DIR.value, _IMAGES.value)
     for pair in _PWL.value:
         _say(f"accuracy of the pair in {Path(pair).name}")
-        yield from precision_accuracy.pair_rows(Path(pair), _DATA_DIR.value)
+        yield from precision_accuracy.pair_rows(Path(pair), _DATA_DIR.value, _IMAGES.value)
 
 
 def _large(vit: Teacher) -> Case:

@@ -1,5 +1,6 @@
 """What 4 and 8 bits cost in top-1 on the test split, without retraining."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,10 @@ MOST_POINTS = {4: 1.0, 8: 0.1}
 """Points of top-1 that a precision may cost; at 8 bits an image where that is more."""
 
 
-def teacher_rows(path: Path, data_dir: str | None = None) -> Iterator[Row]:
-    """The teacher of a workdir, of a distillation or alone, at each precision.
+def teacher_rows(
+    path: Path, data_dir: str | None = None, images: int | None = None
+) -> Iterator[Row]:
+    """The teacher of a workdir at each precision, on the first test images, or all.
 
     Raises:
       UserError: no teacher, or its data are not at hand.
@@ -30,17 +33,17 @@ def teacher_rows(path: Path, data_dir: str | None = None) -> Iterator[Row]:
         network = workdir.teacher_of(workdir.load_model(path))
     else:
         network = workdir.load_network(path)
-    yield from _rows(network, [network.composition], "teacher", data_dir)
+    yield from _rows(network, [network.composition], "teacher", data_dir, images)
 
 
-def pair_rows(path: Path, data_dir: str | None = None) -> Iterator[Row]:
+def pair_rows(path: Path, data_dir: str | None = None, images: int | None = None) -> Iterator[Row]:
     """Every prefix of a distilled pair at each precision: student blocks, teacher blocks, mixed.
 
     Raises:
       UserError: no distilled pair, or its data are not at hand.
     """
     model = workdir.load_model(path)
-    yield from _rows(model, Composition.prefixes(model.hybrid.num_blocks), "pair", data_dir)
+    yield from _rows(model, Composition.prefixes(model.hybrid.num_blocks), "pair", data_dir, images)
 
 
 def _rows(
@@ -48,6 +51,7 @@ def _rows(
     compositions: list[Composition],
     kind: str,
     data_dir: str | None,
+    images: int | None,
 ) -> Iterator[Row]:
     hybrid, variables = as_hybrid(model)
     evaluator = Evaluator(hybrid, device_mesh())
@@ -58,6 +62,8 @@ def _rows(
         )
         for split in ("validation", "test")
     )
+    first = dataclasses.replace(test.source, indices=test.source.indices[:images])
+    test = pipeline.PreparedSource(first, test.preprocessing)
     rule = Quantization()
     widths = planned_widths(evaluator, variables, STAGES, DEFAULT_BUDGET, validation, rule)
     rungs = {(c, bits): Rung.uniform(c, bits) for c in compositions for bits in STAGES}

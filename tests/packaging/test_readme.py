@@ -9,4 +9,4 @@ ROOT = Path(__file__).parents[2]
 def test_no_placeholders_are_left():
     for page in ("README.md", "BUILD_NOTES.md", "docs/bundle_format.md"):
         text = (ROOT / page).read_text()
-        assert not re.findall(r"^[A-Z]+_[A-Z]+$|\bTODO\b|\bPLAN_FIGURES\b", text, re.MULTILINE), page
+        assert not re.findall(r"^[A-Z]+_TABLE$|\bTODO\b|\bPLAN_FIGURES\b", text, re.M), page
