@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -78,6 +79,7 @@ class Sizes:
       sampled: of the tensors that slow methods are run on, ours again.
       seconds: of decoding, by what was decoded, with the original's bytes.
       tensors, restored: how many there are, and how many came back to the bit.
+      headers: by method and stage, those of the payloads counted so far.
     """
 
     dtype: str
@@ -86,6 +88,24 @@ class Sizes:
     seconds: dict[str, Total] = dataclasses.field(default_factory=dict)
     tensors: int = 0
     restored: int = 0
+    headers: dict[tuple[str, Bits], list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+
+    def add_payloads(
+        self, method: str, name: str, payloads: Sequence[StagePayload], raw: int
+    ) -> None:
+        """Counts payloads without their headers, which `add_headers` counts together."""
+        self.add(method, sum(len(payload.data) for payload in payloads), raw)
+        for payload in payloads:
+            kept = self.headers.setdefault((method, payload.stage), [])
+            kept.append({"name": name, **payload.header})
+
+    def add_headers(self) -> None:
+        """Counts the headers of what was added, as those of one shard a stage."""
+        for (method, stage), tensors in self.headers.items():
+            ordered = sorted(tensors, key=lambda header: header["name"])
+            header = {"unit": "teacher/0", "stage": str(stage), "tensors": ordered}
+            self.add(method, len(encode_frame(canonical_json(header))), 0)
+        self.headers.clear()
 
     def add(self, method: str, coded: float, raw: int) -> None:
         """Counts some bytes."""
@@ -124,20 +144,21 @@ def measure(case: Case, rivals: Rivals | None) -> dict[str, Sizes]:
                 _measure_zipnn(waiting[dtype], sizes, rivals)
     for dtype, sizes in found.items():
         _measure_zipnn(waiting[dtype], sizes, rivals)
+        sizes.add_headers()
     return found
 
 
 def _measure_ours(name: str, array: np.ndarray, sizes: Sizes, slow: bool) -> None:
     payloads = encode_tensor(array, STAGES)
-    raw, ours = array.nbytes, stored_bytes(name, payloads)
-    base = stored_bytes(name, payloads[:1])
+    raw = array.nbytes
     sizes.add(RAW, raw, raw)
-    sizes.add(BASE, base, raw)
-    sizes.add(TWO, ours, raw)
+    sizes.add_payloads(BASE, name, payloads[:1], raw)
+    sizes.add_payloads(TWO, name, payloads, raw)
     sizes.add(DATA, sum(len(payload.data) for payload in payloads), raw)
-    sizes.add(NAIVE, base + raw if len(payloads) > 1 else base, raw)
+    sizes.add_payloads(NAIVE, name, payloads[:1], raw)
+    sizes.add(NAIVE, raw if len(payloads) > 1 else 0, 0)
     if slow:
-        sizes.sampled.setdefault(TWO, Total()).add(ours, raw)
+        sizes.sampled.setdefault(TWO, Total()).add(stored_bytes(name, payloads), raw)
     sizes.tensors += 1
     restored = decode_tensor(payloads)
     sizes.restored += bool(
@@ -149,8 +170,8 @@ def _measure_ours(name: str, array: np.ndarray, sizes: Sizes, slow: bool) -> Non
 
 def _measure_slow(name: str, array: np.ndarray, sizes: Sizes, rivals: Rivals | None) -> None:
     raw = array.nbytes
-    sizes.add(THREE, stored_bytes(name, encode_tensor(array, (4, 8, EXACT))), raw)
-    sizes.add(ALONE, stored_bytes(name, encode_tensor(array, (EXACT,))), raw)
+    sizes.add_payloads(THREE, name, encode_tensor(array, (4, 8, EXACT)), raw)
+    sizes.add_payloads(ALONE, name, encode_tensor(array, (EXACT,)), raw)
     coder = zstandard.ZstdCompressor(level=19)
     sizes.add(ZSTD, sum(len(coder.compress(plane)) for plane in byte_planes(array)), raw)
     turned = planes.columns(planes.exponent_first(dtypes.patterns_of(array))).T

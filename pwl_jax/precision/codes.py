@@ -1,11 +1,12 @@
 """Codes of one slice of a tensor, and what follows from a code: value, edge of its cell, class."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class SliceCodes:
     """Codes and the scale of each.
 
@@ -41,7 +42,13 @@ class SliceCodes:
         edges *= self.scales
         return edges
 
-    def classes(self) -> list[np.ndarray]:
+    def take_edges(self) -> np.ndarray:
+        """The edges; the scales are used up, so that a slice takes less memory."""
+        edges = self.edges()
+        self.scales = self.scales[:0]
+        return edges
+
+    def classes(self) -> Iterator[np.ndarray]:
         """Which codes are of each class, `bits` arrays of bool, [n].
 
         A code's class is the number of binary digits of its magnitude, at most bits - 1: how wide
@@ -49,11 +56,11 @@ class SliceCodes:
         """
         unsigned = np.uint8 if self.codes.itemsize == 1 else np.uint16
         magnitudes = np.abs(self.codes).view(unsigned)
-        members = [magnitudes == 0]
+        yield magnitudes == 0
         for _ in range(self.bits - 2):
-            members.append(magnitudes == 1)
+            yield magnitudes == 1
             magnitudes >>= 1
-        return [*members, magnitudes != 0]
+        yield magnitudes != 0
 
     def refined(self, steps: np.ndarray, bits: int) -> "SliceCodes":
         """The codes on a grid of so many bits, `steps` (i16) beside the ones here."""

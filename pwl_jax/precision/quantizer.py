@@ -343,7 +343,9 @@ def stored_numbers(numbers: np.ndarray) -> np.ndarray:
 
 def read_numbers(stored: np.ndarray) -> np.ndarray:
     """Inverse of `stored_numbers`; f32."""
-    return (stored.astype("<u4") << SCALE_SHIFT).view("<f4")
+    patterns = stored.astype("<u4")
+    patterns <<= SCALE_SHIFT
+    return patterns.view("<f4")
 
 
 def check_stored(stored: np.ndarray, signed: bool) -> None:

@@ -59,27 +59,28 @@ def decode_slice(
 ) -> None:
     """Fills `out` with bit patterns from the next parts; inverse of `encode_slice`."""
     # Wide arrays are made one after the other, so that a slice takes little memory.
-    edges = _top_words(codes.edges(), dtype)
-    classes = codes.classes()
-    dropped = None
-    if zeros:
-        place = np.flatnonzero(classes[0])
-        dropped = place[~planes.read_bits(reader, place.size)]
-        classes[0][dropped] = False
-    counts = [int(np.count_nonzero(members)) for members in classes]
+    edges = _top_words(codes.take_edges(), dtype)
+    counts = [int(np.count_nonzero(members)) for members in codes.classes()]
+    kept = planes.read_bits(reader, counts[0]) if zeros else None
+    if kept is not None:
+        counts[0] = int(np.count_nonzero(kept))
     nibbles = memoryview(reader.next(sum(packed_bytes(count, 4) for count in counts)))
     count = sum(counts)
     highest = np.frombuffer(reader.next(count), np.uint8)
     differences = np.empty(out.size, "<u2")
+    dropped = None
     start = at = 0
-    for members, size in zip(classes, counts, strict=True):
+    for members, size in zip(codes.classes(), counts, strict=True):
+        place = np.flatnonzero(members)
+        if kept is not None and start == at == 0 and dropped is None:
+            dropped, place = place[~kept], place[kept]
         packed = packed_bytes(size, 4)
         difference = unpack(nibbles[at : at + packed], 4, size).astype("<u2")
         difference <<= 4
         high = highest[start : start + size]
         if high.any():
             difference |= high.astype("<u2") << 8
-        differences[np.flatnonzero(members)] = difference
+        differences[place] = difference
         start += size
         at += packed
     low = unpack(reader.next(packed_bytes(count, 4)), 4, count)

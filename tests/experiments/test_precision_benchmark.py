@@ -69,15 +69,14 @@ def test_bytes_are_those_of_the_shards_that_would_be_stored(result, dtype):
         (methods.THREE, (4, 8, EXACT), 3),
         (methods.ALONE, (EXACT,), 1),
     ):
-        size = count = 0
+        shards: dict[object, dict] = {}
         for name, array in arrays.items():
             for payload in encode_tensor(array, stages)[:upto]:
-                unit = Unit("teacher", 0)
-                shard = write_p2u(unit, payload.stage, {name: payload})
-                size += len(shard) - len(write_p2u(unit, payload.stage, {}))
-                count += 1
-        # A header by itself is compressed less well than as part of a shard's.
-        assert size <= value(result.rows, case, metric) * raw + 1e-6 <= size + 60 * count
+                shards.setdefault(payload.stage, {})[name] = payload
+        unit = Unit("teacher", 0)
+        # All but the magic and the header's length.
+        size = sum(len(write_p2u(unit, stage, here)) - 16 for stage, here in shards.items())
+        assert value(result.rows, case, metric) * raw == pytest.approx(size)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
