@@ -45,7 +45,8 @@ class SliceCodes:
     def take_edges(self) -> np.ndarray:
         """The edges; the scales are used up, so that a slice takes less memory."""
         edges = self.edges()
-        self.scales = self.scales[:0]
+        # No view: it would keep them.
+        self.scales = np.empty(0, np.float32)
         return edges
 
     def classes(self) -> Iterator[np.ndarray]:

@@ -67,12 +67,13 @@ def decode_slice(
     nibbles = memoryview(reader.next(sum(packed_bytes(count, 4) for count in counts)))
     count = sum(counts)
     highest = np.frombuffer(reader.next(count), np.uint8)
-    differences = np.empty(out.size, "<u2")
+    tops = _words(out)[:, -1]
+    differences = tops if tops.flags.contiguous else np.empty(out.size, "<u2")
     dropped = None
     start = at = 0
-    for members, size in zip(codes.classes(), counts, strict=True):
+    for index, (members, size) in enumerate(zip(codes.classes(), counts, strict=True)):
         place = np.flatnonzero(members)
-        if kept is not None and start == at == 0 and dropped is None:
+        if index == 0 and kept is not None:
             dropped, place = place[~kept], place[kept]
         packed = packed_bytes(size, 4)
         difference = unpack(nibbles[at : at + packed], 4, size).astype("<u2")
@@ -89,12 +90,12 @@ def decode_slice(
         differences |= low
         for plane in rest:
             plane[:] = np.frombuffer(reader.next(count), np.uint8)
-        np.add(differences, edges, out=_words(out)[:, -1])
+        np.add(differences, edges, out=tops)
         return
     present = np.ones(out.size, bool)
     present[dropped] = False
     differences[present] |= low
-    np.add(differences, edges, out=_words(out)[:, -1])
+    np.add(differences, edges, out=tops)
     for plane in rest:
         plane[present] = np.frombuffer(reader.next(count), np.uint8)
     out[dropped] = 0
