@@ -19,6 +19,9 @@ from pwl_jax.precision import Quantization, expand
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
 from cryptography.hazmat.primitives import serialization as pem  # noqa: E402
 
+# Each case is a process or several.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 METADATA = {"format": "pt", "note": "zwölf\n\tZeilen"}
 FIRST = Quantization(channel_axis=0)
