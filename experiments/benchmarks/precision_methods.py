@@ -24,6 +24,7 @@ from pwl_jax.precision import (
     planes,
     quantizable,
     quantizer,
+    residual,
 )
 from pwl_jax.precision.quantizer import Quantization
 
@@ -231,7 +232,7 @@ def _symbols(array: np.ndarray) -> tuple[list[np.ndarray], int]:
     groups: list[np.ndarray] = []
     for here in planes.slices(array.size):
         codes = base_code.slice_codes(coded, here)
-        edges = (codes.edges().view("<u4") >> 16).astype("<u2")
+        edges = residual.top_words(codes.edges(), dtypes.dtype_name(array))
         tops = (patterns[here] >> (8 * (patterns.itemsize - 2))).astype("<u2")
         differences = tops - edges
         groups.append(coded.stored[here].astype(np.uint16))

@@ -16,6 +16,7 @@ from launch import cli
 from pwl_jax.precision.base_code import slice_codes
 from pwl_jax.precision.dtypes import patterns_of
 from pwl_jax.precision.quantizer import Quantization, quantize
+from pwl_jax.precision.residual import top_words
 
 _ROWS, _COLUMNS = 4608, 256
 
@@ -46,8 +47,7 @@ def ratios(weights: np.ndarray, group: int) -> dict[str, float]:
     coded = quantize(weights, 4, Quantization(group_size=group))
     codes = slice_codes(coded, slice(0, weights.size))
     patterns = patterns_of(weights)
-    edges = (codes.edges().view(np.uint32) >> 16).astype(np.uint16)
-    differences = patterns - edges
+    differences = patterns - top_words(codes.edges(), "bfloat16")
     magnitudes = np.abs(codes.codes)
     digits = np.frexp(magnitudes.astype(np.float32))[1]
     told_apart = {

@@ -11,7 +11,7 @@ import safetensors
 
 from pwl_jax.bundle import strict_json
 from pwl_jax.bundle.errors import BundleError
-from pwl_jax.bundle.safetensors_file import DTYPES, METADATA
+from pwl_jax.bundle.safetensors_file import DTYPES, METADATA, PICKLES
 from pwl_jax.bundle.unit_files import LARGEST_TENSOR
 from pwl_jax.precision import byte_count, numpy_dtype
 
@@ -19,7 +19,6 @@ _LENGTH = struct.Struct("<Q")
 # The most that the library itself accepts.
 _LARGEST_HEADER = 100_000_000
 _MOST_AXES = 32
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class SafetensorsFile(Mapping[str, np.ndarray]):
@@ -45,7 +44,7 @@ class SafetensorsFile(Mapping[str, np.ndarray]):
                 length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else size + 1
                 if length > min(size - _LENGTH.size, _LARGEST_HEADER):
                     # Asked here only: headers of 640 bytes, for one, begin like a pickle.
-                    if head.startswith(_PICKLES):
+                    if head.startswith(PICKLES):
                         raise BundleError(
                             f"{path} is a pickle, which is never read; expected safetensors"
                         )

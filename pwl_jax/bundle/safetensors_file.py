@@ -21,6 +21,8 @@ DTYPES = {
 }  # fmt: skip
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 METADATA = "__metadata__"
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How files begin that torch.save and pickle write."""
 
 
 class SafetensorsLayout:

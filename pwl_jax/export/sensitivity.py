@@ -86,11 +86,15 @@ def planned_widths(
             with np.errstate(invalid="ignore", over="ignore"):
                 change = np.mean((_logits(evaluator, rung, moved, inputs) - exact) ** 2)
             squared = _distance(array, coarse)
+            known = {stages[0]: (size, squared)}
             sensitivity = _finite(float(change)) / squared if squared else 0.0
             offered = choices.setdefault(f"{network}/{name}", [])
             for bits in _WIDTHS:
-                size, seen = _coded(array, bits, quantization)
-                offered.append(Choice(bits, size, sensitivity * _distance(array, seen)))
+                if bits not in known:
+                    size, seen = _coded(array, bits, quantization)
+                    known[bits] = size, _distance(array, seen)
+                size, squared = known[bits]
+                offered.append(Choice(bits, size, sensitivity * squared))
         try:
             plan = plan_bits(choices, round(share * uniform))
         except PrecisionError as error:

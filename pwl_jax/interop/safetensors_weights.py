@@ -26,9 +26,6 @@ from pwl_jax.precision import canonical_json, dtype_name
 
 FORMAT, VERSION = "pwl-weights", "1"
 
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How files begin that torch.save and pickle write."""
-
 
 class InteropError(UserError):
     """A file of weights that cannot be written, read, or is of another network."""
@@ -90,7 +87,7 @@ def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> Composed
         metadata = safetensors_file.read_metadata(data, where)
     except BundleError as error:
         # Asked here only: headers of 640 bytes, for one, begin like a pickle.
-        if data.startswith(_PICKLES):
+        if data.startswith(safetensors_file.PICKLES):
             raise InteropError(
                 f"{where} is a pickle, which is never read; expected .safetensors"
             ) from error

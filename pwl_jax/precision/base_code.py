@@ -69,7 +69,7 @@ class BaseReader:
           PrecisionError: an empty tensor, or damaged scales or offsets.
         """
         header = payload.header
-        if not all(header["shape"]) or not header["shape"]:
+        if not all(header["shape"]):
             raise PrecisionError(f"codes of a tensor of shape {header['shape']}")
         self.reader = PartReader(payload)
         self._bits = header["bits"]

@@ -21,7 +21,7 @@ _NO_MATCHES = zstandard.ZstdCompressionParameters(
 
 def encode(data: bytes) -> tuple[str, bytes]:
     """The name of the codec that makes `data` smallest, and what it makes of it."""
-    coded = zstandard.ZstdCompressor(level=_LEVEL).compress(data)
+    coded = encode_frame(data)
     return ("zstd", coded) if _pays(coded, len(data)) else ("raw", bytes(data))
 
 

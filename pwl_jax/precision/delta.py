@@ -58,10 +58,10 @@ def decode_delta(payload: StagePayload, previous: np.ndarray | None) -> np.ndarr
     fits = previous.shape == shape and old.itemsize == dtypes.item_bytes(dtype)
     if not fits or dtypes.tensor_sha256(previous) != header["base"]:
         raise PrecisionError("a delta belongs to another tensor than the one given")
-    if header["kind"] == "same":
-        PartReader(payload).finish()
-        return dtypes.array_of(old.copy(), dtype, shape)
     reader = PartReader(payload)
+    if header["kind"] == "same":
+        reader.finish()
+        return dtypes.array_of(old.copy(), dtype, shape)
     out = np.empty_like(old)
     for here in planes.slices(out.size):
         planes.decode_slice(reader, header["zeros"], out[here])

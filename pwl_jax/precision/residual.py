@@ -35,7 +35,7 @@ def encode_slice(patterns: np.ndarray, codes: SliceCodes, dtype: str, zeros: boo
       dtype: name of their type.
       zeros: whether +0 is told by a bit.
     """
-    differences = _words(patterns)[:, -1] - _top_words(codes.edges(), dtype)
+    differences = _words(patterns)[:, -1] - top_words(codes.edges(), dtype)
     places = [np.flatnonzero(members) for members in codes.classes()]
     parts: list[Part] = []
     rest = planes.columns(patterns)[:, : patterns.itemsize - 2]
@@ -59,7 +59,7 @@ def decode_slice(
 ) -> None:
     """Fills `out` with bit patterns from the next parts; inverse of `encode_slice`."""
     # Wide arrays are made one after the other, so that a slice takes little memory.
-    edges = _top_words(codes.take_edges(), dtype)
+    edges = top_words(codes.take_edges(), dtype)
     counts = [int(np.count_nonzero(members)) for members in codes.classes()]
     kept = planes.read_bits(reader, counts[0]) if zeros else None
     if kept is not None:
@@ -106,7 +106,7 @@ def _words(patterns: np.ndarray) -> np.ndarray:
     return patterns.view("<u2").reshape(patterns.size, patterns.itemsize // 2)
 
 
-def _top_words(values: np.ndarray, dtype: str) -> np.ndarray:
+def top_words(values: np.ndarray, dtype: str) -> np.ndarray:
     """The two highest bytes of f32 values in a type, u16[n]; the values are used up."""
     if dtype in ("float32", "bfloat16"):
         patterns = values.view("<u4")
