@@ -4,7 +4,8 @@ from typing import Any, get_args
 
 from absl import flags
 
-from pwl_jax.ladder import Bits, parse_bits
+from pwl_jax.errors import UserError
+from pwl_jax.ladder import EXACT, Bits, parse_bits
 from pwl_jax.precision import Quantization
 from pwl_jax.precision.quantizer import Granularity, ScaleRule, Scheme
 
@@ -37,9 +38,13 @@ _BIAS_CORRECTION = flags.DEFINE_bool(
 )
 
 
-def stages() -> list[Bits]:
-    """The precisions, in order."""
-    return [parse_bits(text) for text in _BITS.value]
+def stages(delta: bool = False) -> list[Bits]:
+    """The precisions, in order; of a `delta` exact alone, so that --bits is then a UserError."""
+    if not delta:
+        return [parse_bits(text) for text in _BITS.value]
+    if _BITS.present:
+        raise UserError("--bits is for whole bundles; with --against what changed is sent exactly")
+    return [EXACT]
 
 
 def quantization(channels: str) -> Quantization:

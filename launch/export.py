@@ -14,8 +14,8 @@ Where the validation split is measured, tensors get more or fewer bits in the fi
 much they matter there: --base_budget=1.1 spends a tenth more bytes on codes than the same bits
 everywhere take, --base_budget=0 gives all tensors the same bits.
 
-With --against=OLD only what changed since that bundle is written, for clients that have it. With
---sign_key the manifest is signed; clients check it by --public_key.
+With --against=OLD only what changed since that bundle is written, exactly, for clients that have
+it. With --sign_key the manifest is signed; clients check it by --public_key.
 """
 
 from typing import Any
@@ -85,7 +85,7 @@ def _export_tensors(path: str, against: Any) -> None:
     manifest = write_tensor_bundle(
         _BUNDLE.value,
         tensors,
-        coding_flags.stages(),
+        coding_flags.stages(delta=against is not None),
         quantization=coding_flags.quantization("first"),
         metadata=tensors.metadata,
         sign_key=_SIGN_KEY.value,
@@ -127,9 +127,9 @@ def _export_model(path: str, against: Any) -> None:
             if _DATA.value or _DATA_DIR.value:
                 raise
             print(f"nothing is measured: {error}")
-    stages = coding_flags.stages()
+    stages = coding_flags.stages(delta=against is not None)
     budget = _BASE_BUDGET.value
-    if budget is None and validation and not _AGAINST.value and stages[0] != EXACT:
+    if budget is None and validation and stages[0] != EXACT:
         weights = sum(leaf.size for leaf in jax.tree.leaves(model.variables))
         if weights <= MOST_PLANNED:
             budget = DEFAULT_BUDGET

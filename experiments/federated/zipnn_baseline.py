@@ -1,18 +1,12 @@
 """The same rounds with float32 weights packed by ZipNN: lossless, so only the bytes differ."""
 
 import dataclasses
-import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
+from experiments.benchmarks.rivals import RivalError, rivals
 from experiments.federated.messages import FederatedError
 from experiments.federated.server import Round
-
-_PROGRAM = Path(__file__).with_name("zipnn_sizes.py")
-_SECONDS = 120
 
 
 def zipnn_rounds(rounds: Sequence[Round], python: str | None) -> tuple[list[Round] | None, str]:
@@ -28,38 +22,34 @@ def zipnn_rounds(rounds: Sequence[Round], python: str | None) -> tuple[list[Roun
     Raises:
       FederatedError: the interpreter that was named cannot do it.
     """
-    bodies = [body for found in rounds for body in found.bodies]
-    with tempfile.TemporaryDirectory(prefix="zipnn-") as folder:
-        paths = []
-        for number, body in enumerate(bodies):
-            path = Path(folder) / f"{number}.f32"
-            path.write_bytes(body)
-            paths.append(str(path))
-        try:
-            done = subprocess.run(
-                [python or sys.executable, str(_PROGRAM), *paths],
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise FederatedError(f"ZipNN by '{python or sys.executable}': {error}") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        if python is None and "No module named 'zipnn'" in lines[-1]:
-            return None, "zipnn is not importable here; name an interpreter by --zipnn_python"
-        raise FederatedError(f"ZipNN by '{python or sys.executable}': {lines[-1]}")
-    answer = json.loads(done.stdout)
-    sizes, at, packed = answer["bytes"], 0, []
-    for found in rounds:
-        count = len(found.bodies)
-        saved = [len(b) - n for b, n in zip(found.bodies, sizes[at : at + count], strict=True)]
-        at += count
-        down = found.down_bytes - saved[0]
-        up = found.up_bytes - sum(saved[1:]) / (count - 1)
-        packed.append(
-            dataclasses.replace(
-                found, variant="zipnn", start_bytes=down, down_bytes=down, up_bytes=up, bodies=()
-            )
-        )
-    return packed, answer["version"]
+    named = python or sys.executable
+    try:
+        with rivals(named) as others:
+            if "zipnn" in others.missing:
+                if python is None:
+                    return (
+                        None,
+                        "zipnn is not importable here; name an interpreter by --zipnn_python",
+                    )
+                raise RivalError(others.missing["zipnn"])
+            packed = []
+            for found in rounds:
+                answers = [others.zipnn([memoryview(body)], "float32") for body in found.bodies]
+                sizes = [answer["bytes"] for answer in answers if answer]
+                packed.append(_packed(found, sizes))
+            return packed, others.versions["zipnn"]
+    except RivalError as error:
+        raise FederatedError(f"ZipNN by '{named}': {error}") from error
+
+
+def _packed(found: Round, sizes: Sequence[int]) -> Round:
+    down, *up = (len(body) - size for body, size in zip(found.bodies, sizes, strict=True))
+    bytes_down = found.down_bytes - down
+    return dataclasses.replace(
+        found,
+        variant="zipnn",
+        start_bytes=bytes_down,
+        down_bytes=bytes_down,
+        up_bytes=found.up_bytes - sum(up) / len(up),
+        bodies=(),
+    )

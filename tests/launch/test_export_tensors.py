@@ -223,6 +223,7 @@ def test_files_that_cannot_be_exported(tmp_path, what):
         (["--sign_key={0}/own.public.pem"], "holds no private key in PEM", 1),
         (["--against={0}"], "manifest.json is missing in", 1),
         (["--against={0}/none"], "is no folder with a bundle", 1),
+        (["--against={0}/b", "--bits=4,exact"], "--bits is for whole bundles", 1),
         (["--against={0}/b", "--bundle={0}/b"], "would lose it; name a new folder", 1),
         (["--group_size=0"], "group_size is 0; expected 1 or more", 1),
         (["--percentile=30", "--scale=percentile"], "percentile is 30.0", 1),
