@@ -24,7 +24,12 @@ def run(main: Callable[[], object]) -> NoReturn:
     file; 2 after a wrong flag; 130 after Ctrl-C. An error the user can mend is one line on
     stderr, without a traceback; any other exception is a defect and keeps its traceback.
     """
-    app.run(lambda arguments: _run_main(main, arguments), flags_parser=_parse)
+    try:
+        app.run(lambda arguments: _run_main(main, arguments), flags_parser=_parse)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) left; keep Python's own flush at exit quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
     raise AssertionError("app.run returned")
 
 
@@ -32,7 +37,7 @@ def _parse(argv: list[str]) -> list[str]:
     options = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
     if any(option in _HELP for option in options):
         app.usage(shorthelp=True, writeto_stdout=True)
-        print("\nTry --helpfull to get a list of all flags.")
+        print("\nTry --helpfull to get a list of all flags.", flush=True)
         sys.exit(0)
     try:
         return flags.FLAGS(argv)
@@ -56,10 +61,6 @@ def _run_main(main: Callable[[], object], arguments: Sequence[str]) -> int:
         fail(_one_line(error), EXIT_ERROR)
     except KeyboardInterrupt:
         fail("interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output (`| head`) left; keep Python's own flush at exit quiet too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         if error.filename is None:
             raise

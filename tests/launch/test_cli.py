@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,11 @@ def script(tmp_path_factory):
     return path
 
 
-def run(script, *arguments):
+def run(script, *arguments, stdout=subprocess.PIPE):
     return subprocess.run(
         [sys.executable, str(script), *arguments],
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
@@ -89,3 +91,14 @@ def test_help_begins_with_what_the_command_does(script):
     assert result.stdout.strip().startswith("Says what it is told.")
     assert "--word: What to say." in result.stdout
     assert "--logtostderr" not in result.stdout
+
+
+@pytest.mark.parametrize("argument", ["--help", "--word=hello"])
+def test_a_reader_that_left_is_no_defect(script, argument):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = run(script, argument, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
