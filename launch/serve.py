@@ -10,6 +10,7 @@ the Open Inference Protocol under /v2. Ctrl-C or SIGTERM finishes running reques
 from absl import flags
 
 from launch import bundle_flags, cli
+from pwl_jax.ladder import CLIMB_ORDERS
 from pwl_jax.runtime import LiveModel, executor_names
 from pwl_jax.serving import create_app, run_server
 
@@ -19,8 +20,18 @@ _BUNDLE = flags.DEFINE_string(
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port; 0 takes any free one.", 0, 65535)
 _NAME = flags.DEFINE_string("name", "pwl", "The model's name in /v2/models/<name>.")
+_ORDER = flags.DEFINE_enum(
+    "order", "exported", list(CLIMB_ORDERS), "In which order rungs are climbed."
+)
+_FLOOR = flags.DEFINE_float(
+    "quality_floor", None, "Measured accuracy, 0..1, below which nothing is answered.", 0, 1
+)
 _STOP_AT = flags.DEFINE_string("stop_at", None, "Last rung to climb to, such as TTSS@4.")
 _MEMORY = flags.DEFINE_integer("memory_budget", None, "Bytes of weights to hold at most.", 1)
+_BYTES = flags.DEFINE_integer("byte_budget", None, "Bytes to fetch at most.", 1)
+_DEADLINE = flags.DEFINE_float(
+    "deadline", None, "Seconds after which nothing more is fetched, but for the first rung.", 0
+)
 _EXECUTOR = flags.DEFINE_enum(
     "executor", "auto", ["auto", *executor_names()], "What computes the answers."
 )
@@ -35,8 +46,12 @@ def main() -> None:
         block=False,
         executor=_EXECUTOR.value,
         cache_dir=_CACHE_DIR.value,
+        order=_ORDER.value,
+        quality_floor=_FLOOR.value,
         stop_at=_STOP_AT.value,
         memory_budget=_MEMORY.value,
+        byte_budget=_BYTES.value,
+        deadline=_DEADLINE.value,
         **bundle_flags.options(),
         on_event=lambda event: print(f"{event.seconds:8.3f} s  {event.line()}", flush=True),
     )

@@ -32,6 +32,7 @@ from pwl_jax.ladder import (
     Bits,
     LadderRung,
     Measurement,
+    Rung,
     Unit,
 )
 from pwl_jax.precision import CODECS, canonical_json
@@ -70,6 +71,13 @@ class Manifest:
     measured_on: Mapping[str, Any]
     created_with: Mapping[str, str]
     against: str | None = None
+
+    @property
+    def scores(self) -> dict[Rung, float]:
+        """Accuracy, 0..1, of every rung measured on the split that chose the ladder."""
+        split = self.measured_on.get("split") or "validation"
+        found = [entry for entry in self.measurements if entry.split == split]
+        return {entry.rung: entry.score for entry in found if entry.score is not None}
 
     def to_json(self) -> bytes:
         """Canonical JSON: equal manifests give equal bytes."""

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -156,6 +156,12 @@ class BundleReader:
         """Bytes of all distinct files read so far, the manifest's included."""
         with self._lock:
             return sum(self._read_files.values())
+
+    @property
+    def files_read(self) -> Set[str]:
+        """Names of the files read so far."""
+        with self._lock:
+            return frozenset(self._read_files)
 
     @property
     def ladder(self) -> Ladder:

@@ -1,5 +1,6 @@
 """Compositions, rungs and the ladder they form. Plain Python, no arrays."""
 
+from pwl_jax.ladder.climbs import CLIMB_ORDERS, ClimbOrder, climb_plan
 from pwl_jax.ladder.composition import (
     ORDERS,
     Composition,
@@ -13,9 +14,11 @@ from pwl_jax.ladder.rung import EXACT, Bits, Rung, parse_bits, parse_rung, preci
 from pwl_jax.ladder.table import ladder_table
 
 __all__ = [
+    "CLIMB_ORDERS",
     "EXACT",
     "ORDERS",
     "Bits",
+    "ClimbOrder",
     "Composition",
     "CompositionError",
     "Ladder",
@@ -25,6 +28,7 @@ __all__ = [
     "Unit",
     "area",
     "candidate_rungs",
+    "climb_plan",
     "compositions_of",
     "greedy_order",
     "ladder_table",

@@ -21,6 +21,11 @@ class Measurement:
     examples: int
     mean_average_precision: float | None = None
 
+    @property
+    def score(self) -> float | None:
+        """Top-1 or mean average precision, whichever the data have."""
+        return self.mean_average_precision if self.top1 is None else self.top1
+
 
 @dataclasses.dataclass(frozen=True)
 class LadderRung:

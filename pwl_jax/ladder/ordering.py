@@ -1,6 +1,7 @@
 """Which rungs a ladder keeps, and in which order they are climbed."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 
 from pwl_jax.ladder.composition import STUDENT, TEACHER, Composition, Unit
@@ -36,14 +37,15 @@ def paying_rungs(rungs: Sequence[Rung], gain: Mapping[Rung, float]) -> list[Rung
 
     Args:
       rungs: in the order of climbing.
-      gain: what is worth more when larger (accuracy on the validation split), of each rung.
+      gain: what is worth more when larger (accuracy on the validation split), of each rung; one
+        that it lacks stays.
     """
     kept = [rungs[0]]
-    best = gain[rungs[0]]
+    best = gain.get(rungs[0], -math.inf)
     for rung in rungs[1:-1]:
-        if gain[rung] > best:
+        if gain.get(rung, math.inf) > best:
             kept.append(rung)
-            best = gain[rung]
+            best = gain.get(rung, best)
     return [*kept, rungs[-1]] if len(rungs) > 1 else kept
 
 

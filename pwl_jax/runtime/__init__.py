@@ -13,11 +13,10 @@ from pwl_jax.runtime.executor import (
     executor_names,
 )
 from pwl_jax.runtime.live_model import LiveModel, LiveModelError, NotReadyError
-from pwl_jax.runtime.policy import AsExported, ClimbState, Decision, Policy
+from pwl_jax.runtime.policy import ClimbState, Decision, InOrder, Policy
 
 __all__ = [
     "LARGEST_BATCH",
-    "AsExported",
     "Backoff",
     "Block",
     "ClimbState",
@@ -25,6 +24,7 @@ __all__ = [
     "Event",
     "Executor",
     "ExecutorError",
+    "InOrder",
     "LiveModel",
     "LiveModelError",
     "NotReadyError",

@@ -21,10 +21,8 @@ class BlockSource:
         self.executor = executor
         self.preprocessing = Preprocessing.from_dict(reader.manifest.preprocessing)
         self.block_bytes: dict[BlockKey, int] = {}
-        self.bytes_total = reader.manifest_bytes
         self._reader = reader
         self._manifest = reader.manifest
-        self._counted: set[str] = set()
         self._programs: dict[Unit, Program] = {}
         self._alive: weakref.WeakSet[Block] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -40,6 +38,13 @@ class BlockSource:
         """All bytes read from the bundle so far."""
         return self._reader.bytes_fetched
 
+    def bytes_in_all(self, rungs: Sequence[Rung]) -> int:
+        """All bytes that are read on the way through `rungs`, each file once."""
+        read: dict[str, int] = {}
+        for rung in rungs:
+            read |= self.files(rung) or {}
+        return self._reader.manifest_bytes + sum(read.values())
+
     @property
     def live_bytes(self) -> int:
         """Bytes of the blocks that something still refers to."""
@@ -47,7 +52,7 @@ class BlockSource:
             return sum(block.nbytes for block in self._alive)
 
     def check(self, rung: Rung) -> None:
-        """Makes sure that the bundle holds all a rung reads, and counts its bytes.
+        """Makes sure that the bundle holds all a rung reads, and how large its weights are.
 
         Raises:
           CompositionError: a wrong number of blocks, or a unit or precision the bundle lacks.
@@ -68,7 +73,25 @@ class BlockSource:
                     f"rung {rung.name} needs {unit} at {stage}; this bundle holds {held} of it"
                 )
             self.block_bytes[unit, stage] = self._weight_bytes(unit)
-            self._count_files(unit, stages[: stages.index(stage) + 1])
+
+    def files(self, rung: Rung) -> dict[str, int] | None:
+        """What a rung reads, by name with the bytes; None where the bundle does not hold it."""
+        found: dict[str, int] = {}
+        for unit, stage in self.keys(rung):
+            stages = self._manifest.stages.get(str(unit), ())
+            if stage not in stages:
+                return None
+            shards = [
+                self._manifest.shards[f"{unit}@{below}"]
+                for below in stages[: stages.index(stage) + 1]
+            ]
+            found |= {entry.file: entry.bytes for entry in (self._entry(unit), *shards)}
+        return found
+
+    def missing_bytes(self, rung: Rung) -> int:
+        """Bytes of a rung's files that were not read yet."""
+        read = self._reader.files_read
+        return sum(size for name, size in (self.files(rung) or {}).items() if name not in read)
 
     def load(self, unit: Unit, stage: Bits) -> Block:
         """One unit's verified tensors at a precision, where the executor computes."""
@@ -111,11 +134,3 @@ class BlockSource:
         names = {name for bound in self._entry(unit).bindings.values() for name in bound}
         tensors = [self._manifest.tensors[name] for name in names]
         return sum(byte_count(tensor.dtype, tensor.shape) for tensor in tensors)
-
-    def _count_files(self, unit: Unit, stages: Sequence[Bits]) -> None:
-        """Adds to `bytes_total` what is fetched to hold `unit` at these stages, each file once."""
-        shards = [self._manifest.shards[f"{unit}@{stage}"] for stage in stages]
-        for entry in (self._entry(unit), *shards):
-            if entry.file not in self._counted:
-                self._counted.add(entry.file)
-                self.bytes_total += entry.bytes

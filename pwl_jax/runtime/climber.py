@@ -85,6 +85,9 @@ class Climber:
         self._reason = ""
         self._failures = 0
         self._failures_in_row = 0
+        self._loaded_bytes = 0
+        self._loading_seconds = 0.0
+        self._bytes_total = source.bytes_in_all(rungs)
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="pwl-climber", daemon=True)
 
@@ -130,7 +133,7 @@ class Climber:
                 next_rung=self.rungs[loading].name if loading is not None else None,
                 rungs=tuple(rung.name for rung in self.rungs),
                 bytes_fetched=self._source.bytes_fetched,
-                bytes_total=self._source.bytes_total,
+                bytes_total=self._bytes_total,
                 live_bytes=self._source.live_bytes,
                 reason=self._reason,
                 failures=self._failures,
@@ -236,9 +239,8 @@ class Climber:
         self._demote_to = None
         if self._paused:
             return None, "paused"
-        state = ClimbState(self.rungs, current, self._source.block_bytes)
         try:
-            decision = self._policy.next_rung(state)
+            decision = self._policy.next_rung(self._state_of_climb(current))
         except Exception as error:
             self.last_error = error
             return None, f"the policy failed: {error!r}"
@@ -246,6 +248,15 @@ class Climber:
         if decision.rung is not None and ceiling is not None and decision.rung > ceiling:
             return None, f"demoted to {self.rungs[ceiling].name}"
         return decision.rung, decision.reason
+
+    def _state_of_climb(self, current: int) -> ClimbState:
+        source = self._source
+        seconds = time.monotonic() - self._began
+        rate = self._loaded_bytes / self._loading_seconds if self._loaded_bytes else None
+        missing = [source.missing_bytes(rung) for rung in self.rungs]
+        return ClimbState(
+            self.rungs, current, source.block_bytes, missing, source.bytes_fetched, seconds, rate
+        )
 
     def _attempt(self, target: int, commands: int) -> None:
         try:
@@ -278,7 +289,7 @@ class Climber:
         for key in self._source.keys(rung):
             if key not in self._held:
                 self._abandon_if(commands)
-                self._held[key] = self._source.load(*key)
+                self._held[key] = self._timed_load(key)
         steps = self._source.steps(rung, self._held)
         warmed: set[int] = set()
         while True:
@@ -298,6 +309,13 @@ class Climber:
                 self._changed.notify_all()
             break
         self._emit("rung", rung.name, f"answers after {time.monotonic() - began:.3f} s of loading")
+
+    def _timed_load(self, key: BlockKey) -> Block:
+        began, before = time.monotonic(), self._source.bytes_fetched
+        block = self._source.load(*key)
+        self._loading_seconds += time.monotonic() - began
+        self._loaded_bytes += self._source.bytes_fetched - before
+        return block
 
     def _abandon_if(self, commands: int) -> None:
         if self._commands != commands:

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from pwl_jax.bundle import BundleReader, Manifest
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Ladder, Rung, parse_rung
+from pwl_jax.ladder import ClimbOrder, Ladder, Rung, climb_plan, parse_rung
 from pwl_jax.runtime.answers import Event, Prediction, Progress
 from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.climber import Backoff, Climber
 from pwl_jax.runtime.executor import Executor, create_executor
-from pwl_jax.runtime.policy import AsExported, Policy
+from pwl_jax.runtime.policy import InOrder, Policy
 
 
 class LiveModelError(UserError):
@@ -46,8 +46,12 @@ class LiveModel:
         executor: str | Executor = "auto",
         rung: str | None = None,
         climb: bool = True,
+        order: ClimbOrder = "exported",
+        quality_floor: float | None = None,
         stop_at: str | None = None,
         memory_budget: int | None = None,
+        byte_budget: int | None = None,
+        deadline: float | None = None,
         policy: Policy | None = None,
         warm_batches: Sequence[int] = (1,),
         largest_batch: int = LARGEST_BATCH,
@@ -64,10 +68,16 @@ class LiveModel:
             composition whose shards the bundle holds may be named, on its ladder or not.
           climb: go on from there up the ladder; False stays on `rung`, or on the ladder's last
             rung if `rung` is None.
-          stop_at: name of a rung of the ladder to stop at.
-          memory_budget: bytes of weights that may be held; the climb stops below what does not
-            fit. Weights are held as floats, whatever the precision they came in.
-          policy: chooses the next rung; `stop_at` and `memory_budget` make one if None.
+          order: in which order to climb where no `rung` is named; see `ladder.climb_plan`.
+          quality_floor: accuracy, 0..1, below which nothing is answered: rungs that were measured
+            below it are left out.
+          stop_at: name of a rung of the plan to stop at.
+          memory_budget: bytes of weights that may be held; what does not fit is passed over.
+            Weights are held as floats, whatever the precision they came in.
+          byte_budget: bytes that may be fetched in all.
+          deadline: seconds from now after which nothing more is fetched, nor what would not be
+            up by then at the speed measured so far; the first rung is.
+          policy: chooses the next rung of the plan; the limits above make one if None.
           warm_batches: batch sizes to compile for before the first answer.
           largest_batch: larger requests are cut into pieces of this size.
           exact_batches: never pad; each batch size then compiles anew.
@@ -80,19 +90,21 @@ class LiveModel:
         """
         if largest_batch < 1 or min(warm_batches, default=1) < 1:
             raise LiveModelError("batch sizes must be at least 1")
-        if memory_budget is not None and memory_budget <= 0:
-            raise LiveModelError(f"memory_budget must be a positive number, not {memory_budget}")
+        budgets = {"memory_budget": memory_budget, "byte_budget": byte_budget, "deadline": deadline}
+        for name, limit in budgets.items():
+            if limit is not None and not limit > 0:
+                raise LiveModelError(f"{name} must be a positive number, not {limit}")
         self._reader = reader
         if isinstance(executor, str):
             executor = create_executor(executor, program_formats(reader))
         self._source = BlockSource(reader, executor)
-        rungs = self._plan(rung, climb)
+        rungs = self._plan(rung, climb, order, quality_floor)
         if stop_at is not None:
             stop_at = self._position_name(rungs, stop_at)
         self._climber = Climber(
             self._source,
             rungs,
-            policy or AsExported(stop_at=stop_at, memory_budget=memory_budget),
+            policy or InOrder(stop_at, memory_budget, byte_budget, deadline),
             backoff=backoff or Backoff(),
             memory_budget=memory_budget,
             warm_batches=warm_batches,
@@ -310,16 +322,24 @@ class LiveModel:
     ) -> None:
         self.close()
 
-    def _plan(self, rung: str | None, climb: bool) -> tuple[Rung, ...]:
-        ladder = tuple(entry.rung for entry in self._reader.manifest.ladder)
-        if rung is None:
-            if not ladder:
-                raise LiveModelError("this bundle has no ladder; name a rung such as TTSS@exact")
-            plan = ladder if climb else ladder[-1:]
-        else:
+    def _plan(
+        self, rung: str | None, climb: bool, order: ClimbOrder, floor: float | None
+    ) -> tuple[Rung, ...]:
+        manifest = self._reader.manifest
+        ladder = tuple(entry.rung for entry in manifest.ladder)
+        scores = manifest.scores
+        if rung is not None:
             first = parse_rung(rung, ladder)
             above = ladder[ladder.index(first) + 1 :] if first in ladder else ()
             plan = (first, *(above if climb else ()))
+        elif not ladder:
+            raise LiveModelError("this bundle has no ladder; name a rung such as TTSS@exact")
+        elif climb:
+            plan = climb_plan(order, ladder, scores, self._source.files)
+        else:
+            plan = ladder[-1:]
+        if floor is not None:
+            plan = _above(floor, plan, scores)
         for candidate in plan:
             self._source.check(candidate)
         return plan
@@ -354,6 +374,15 @@ class LiveModel:
             if error is not None and not climber.resting:
                 raise error
             raise LiveModelError(f"no rung answers: {self._standing()}")
+
+
+def _above(floor: float, plan: Sequence[Rung], scores: Mapping[Rung, float]) -> tuple[Rung, ...]:
+    """The rungs of a plan from `floor` on; raises LiveModelError where none is known to be."""
+    if not any(scores.get(rung, 0.0) >= floor for rung in plan):
+        best = max((scores[rung] for rung in plan if rung in scores), default=None)
+        known = "none was measured" if best is None else f"the best was measured at {best:.4f}"
+        raise LiveModelError(f"no rung reaches quality_floor {floor}; {known}")
+    return tuple(rung for rung in plan if scores.get(rung, 0.0) >= floor)
 
 
 def program_formats(reader: BundleReader) -> tuple[str, ...]:

@@ -25,11 +25,20 @@ class ClimbState:
       rungs: the plan, in the order of climbing.
       current: index of the rung that answers; -1 before the first.
       block_bytes: bytes of each block's weights once loaded.
+      missing_bytes: what each rung still has to fetch, shards and programs.
+      bytes_fetched: so far, of the whole bundle.
+      seconds: since the model was opened.
+      bytes_per_second: at which shards were fetched, verified and decoded so far; None before the
+        first.
     """
 
     rungs: Sequence[Rung]
     current: int
     block_bytes: Mapping[BlockKey, int]
+    missing_bytes: Sequence[int] = ()
+    bytes_fetched: int = 0
+    seconds: float = 0.0
+    bytes_per_second: float | None = None
 
 
 class Policy(Protocol):
@@ -41,17 +50,22 @@ class Policy(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class AsExported:
-    """Climbs the ladder in the order export gave it.
+class InOrder:
+    """Climbs the plan in its order, as far as the limits allow; passes over what does not fit.
 
     Attributes:
       stop_at: name of the last rung to climb to; None for the top.
       memory_budget: bytes of weights that may be held at any moment, those of the rung that is
-        being replaced included; None for no limit. A rung that does not fit is passed over.
+        being replaced included; None for no limit.
+      byte_budget: bytes that may be fetched in all, manifest and programs included.
+      deadline: seconds after opening by which a rung must be up to be fetched at all, judged by the
+        speed measured so far. The first rung is fetched however long it takes.
     """
 
     stop_at: str | None = None
     memory_budget: int | None = None
+    byte_budget: int | None = None
+    deadline: float | None = None
 
     def next_rung(self, state: ClimbState) -> Decision:
         """The next rung that fits; rests at `stop_at`, at the top, or below what does not fit."""
@@ -59,22 +73,41 @@ class AsExported:
         last = names.index(self.stop_at) if self.stop_at is not None else len(names) - 1
         passed_over = []
         for index in range(state.current + 1, last + 1):
-            needed = self.bytes_needed(state, index)
-            if self.memory_budget is None or needed <= self.memory_budget:
+            problem = self._problem(state, index)
+            if not problem:
                 return Decision(index)
-            passed_over.append(f"{names[index]} needs {needed} bytes of weights")
+            passed_over.append(f"{names[index]} {problem}")
         if passed_over:
-            return Decision(
-                None, f"memory budget of {self.memory_budget} bytes: {'; '.join(passed_over)}"
-            )
+            more = f" (and {len(passed_over) - 1} more)" if passed_over[1:] else ""
+            return Decision(None, passed_over[0] + more)
         if last < len(names) - 1 and state.current >= last:
             return Decision(None, f"told to stop at {self.stop_at}")
         return Decision(None, "top of the ladder")
 
-    def bytes_needed(self, state: ClimbState, index: int) -> int:
-        """Bytes held while rung `index` replaces the current one, which answers until then."""
-        here = block_keys(state.rungs[state.current]) if state.current >= 0 else frozenset()
-        return sum(state.block_bytes[key] for key in here | block_keys(state.rungs[index]))
+    def _problem(self, state: ClimbState, index: int) -> str:
+        """Which limit forbids rung `index`; empty where none does."""
+        if self.memory_budget is not None:
+            needed = bytes_needed(state, index)
+            if needed > self.memory_budget:
+                return f"needs {needed} bytes of weights; memory_budget is {self.memory_budget}"
+        missing = state.missing_bytes[index] if state.missing_bytes else 0
+        if self.byte_budget is not None and state.bytes_fetched + missing > self.byte_budget:
+            return (
+                f"needs {missing} more bytes; {state.bytes_fetched} of byte_budget "
+                f"{self.byte_budget} are fetched"
+            )
+        if self.deadline is not None and state.current >= 0:
+            rate = state.bytes_per_second
+            arrival = state.seconds + (missing / rate if rate else 0.0)
+            if arrival > self.deadline:
+                return f"would be up after {arrival:.3g} s; the deadline is {self.deadline:g} s"
+        return ""
+
+
+def bytes_needed(state: ClimbState, index: int) -> int:
+    """Bytes held while rung `index` replaces the current one, which answers until then."""
+    here = block_keys(state.rungs[state.current]) if state.current >= 0 else frozenset()
+    return sum(state.block_bytes[key] for key in here | block_keys(state.rungs[index]))
 
 
 def block_keys(rung: Rung) -> frozenset[BlockKey]:

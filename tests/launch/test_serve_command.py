@@ -48,6 +48,8 @@ def test_serves_climbs_and_stops_on_a_signal(bundle, number):
         (["--bundle=/no/such/bundle"], 1, "/no/such/bundle"),
         (["--port=8000"], 2, "flag --bundle=None: Flag --bundle must have a value other than None"),
         (["--bundle=x", "--port=70000"], 2, "flag --port=70000"),
+        (["--bundle=x", "--quality_floor=2"], 2, "flag --quality_floor=2"),
+        (["--bundle=x", "--order=best"], 2, "flag --order=best"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, status, message):

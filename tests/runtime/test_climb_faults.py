@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pwl_jax.errors import UserError
-from pwl_jax.runtime import AsExported, Backoff, LiveModel, create_executor
+from pwl_jax.runtime import Backoff, InOrder, LiveModel, create_executor
 from pwl_jax.serving import serve_folder
 from tests import tiny_bundle as tiny
 
@@ -196,7 +196,7 @@ def test_hammered_while_climbing(bundle, alone, executor):
 
 
 def test_a_policy_that_fails_leaves_the_rung_answering(bundle, executor, alone):
-    class Broken(AsExported):
+    class Broken(InOrder):
         def next_rung(self, state):
             if state.current == 1:
                 raise ZeroDivisionError("policy is broken")

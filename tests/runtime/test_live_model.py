@@ -110,13 +110,60 @@ def test_memory_budget_stops_the_climb_and_says_so(bundle, executor):
             most = max(most, model.live_bytes)
             time.sleep(0.001)
         assert model.rung == "TSS@4"
-        assert model.progress.reason.startswith(f"memory budget of {fits} bytes: TTS@4 needs")
+        assert model.progress.reason.startswith("TTS@4 needs")
+        assert f"memory_budget is {fits}" in model.progress.reason
         assert max(most, model.live_bytes) <= fits
         np.testing.assert_array_equal(
             model.predict(IMAGES).logits, logits_alone(executor, bundle, "TSS@4")
         )
-    with pytest.raises(LiveModelError, match=r"no rung answers: .*memory budget of 10 bytes"):
+    with pytest.raises(LiveModelError, match=r"no rung answers: .*memory_budget is 10"):
         LiveModel.open(bundle, executor=executor, memory_budget=10)
+
+
+def test_byte_budget_is_never_exceeded(bundle, executor):
+    with LiveModel.open(bundle, executor=executor) as model:
+        model.wait("TTS@4", timeout=SECONDS)
+        ladder = model.ladder
+    budget = ladder[2].cumulative_bytes - 1
+    with LiveModel.open(bundle, executor=executor, byte_budget=budget) as model:
+        assert model.wait(timeout=SECONDS) == "TSS@4"
+        assert model.progress.bytes_fetched == ladder[1].cumulative_bytes
+        assert f"of byte_budget {budget} are fetched" in model.progress.reason
+
+
+def test_quality_floor_is_where_answers_begin(bundle, executor):
+    with LiveModel.open(bundle, executor=executor, quality_floor=0.6, block=False) as model:
+        model.wait(timeout=SECONDS)
+        answered = [event.rung for event in model.events if event.kind == "rung"]
+        assert model.rungs[0] == answered[0] == "TTS@4"
+        assert model.rungs[-1] == answered[-1] == "TTT@exact"
+
+
+def test_nothing_is_fetched_after_the_deadline(bundle, executor):
+    with LiveModel.open(bundle, executor=executor, deadline=1e-9) as model:
+        assert model.wait(timeout=SECONDS) == "SSS@4"
+        assert model.progress.bytes_fetched == model.ladder[0].cumulative_bytes
+        assert "the deadline is 1e-09 s" in model.progress.reason
+
+
+@pytest.mark.parametrize(
+    ("order", "climbed"),
+    [
+        ("exported", tiny.RUNGS),
+        ("depth", tiny.RUNGS),
+        ("precision", ("SSS@4", "SSS@exact", "TSS@exact", "TTS@exact", "TTT@exact")),
+        ("greedy", None),
+    ],
+)
+def test_orders_end_at_the_same_teacher(bundle, executor, order, climbed):
+    with LiveModel.open(bundle, executor=executor, order=order) as model:
+        assert model.wait(timeout=SECONDS) == "TTT@exact"
+        answered = tuple(event.rung for event in model.events if event.kind == "rung")
+        assert answered == model.rungs and climbed in (None, answered)
+        assert model.progress.bytes_fetched == model.progress.bytes_total
+        np.testing.assert_array_equal(
+            model.predict(IMAGES).logits, logits_alone(executor, bundle, "TTT@exact")
+        )
 
 
 def test_blocks_that_no_later_rung_reads_are_freed(bundle, executor):
@@ -256,6 +303,15 @@ def test_wrong_inputs_are_refused(bundle, wrong, executor):
         ({"stop_at": "STS@4"}, "no rung 'STS@4' to climb to; the plan is SSS@4, TSS@4"),
         ({"executor": "fpga"}, "unknown executor 'fpga'"),
         ({"memory_budget": -1}, "memory_budget must be a positive number, not -1"),
+        ({"byte_budget": 0}, "byte_budget must be a positive number, not 0"),
+        ({"deadline": float("nan")}, "deadline must be a positive number, not nan"),
+        ({"order": "best"}, "unknown order 'best'; expected exported, depth, precision, greedy"),
+        ({"quality_floor": 0.99}, "no rung reaches quality_floor 0.99; the best was measured at 0"),
+        (
+            {"rung": "TSS@4", "climb": False, "quality_floor": 0.6},
+            "no rung reaches quality_floor 0.6; the best was measured at 0.5500",
+        ),
+        ({"byte_budget": 2000}, "no rung answers: .* of byte_budget 2000 are fetched"),
         ({"largest_batch": 0}, "batch sizes must be at least 1"),
     ],
 )
