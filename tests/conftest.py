@@ -9,6 +9,8 @@ from hypothesis import settings
 # Before anything imports JAX, and by the environment, so that commands run by tests inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# What an earlier run compiled must not answer for this one.
+os.environ["PWL_EXECUTABLE_CACHE"] = ""
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()

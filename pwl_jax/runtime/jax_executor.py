@@ -3,14 +3,20 @@
 JAX is imported when the first executor is made, never with this module.
 """
 
+import contextlib
 import hashlib
+import os
+import pickle
+import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from pwl_jax.ladder import Unit
+from pwl_jax.runtime.executable_cache import ExecutableCache
 from pwl_jax.runtime.executor import Block, ExecutorError, Program, Step
 
 _T = TypeVar("_T")
@@ -19,19 +25,29 @@ _T = TypeVar("_T")
 class JaxExecutor:
     """One executable for each program and batch shape; a swap of weights is another argument.
 
-    Each program is compiled ahead of time for the concrete batch, so `run` never traces.
+    Each program is compiled ahead of time for the concrete batch, so `run` never traces. Executables
+    are kept in the user's cache folder, so that the next process loads them instead.
     """
 
     name = "jax"
     program_format = "stablehlo"
 
-    def __init__(self, device: Any = None) -> None:
-        """Takes the first device of JAX's default backend unless one is given."""
+    def __init__(
+        self, device: Any = None, cache: ExecutableCache | Literal["default"] | None = "default"
+    ) -> None:
+        """Imports JAX, and compiles nothing yet.
+
+        Args:
+          device: where to compute; the first device of JAX's default backend if None.
+          cache: of executables; None compiles anew in every process.
+        """
         import jax
         import jax.export
 
         self._jax = jax
+        self._cache = ExecutableCache.default() if cache == "default" else cache
         self._device = jax.local_devices()[0] if device is None else device
+        self._machine = _machine(jax.__version__, self._device)
         self._executables: dict[tuple[str, tuple[int, ...]], Any] = {}
         self._lock = threading.Lock()
         self._compiles = 0
@@ -124,10 +140,29 @@ class JaxExecutor:
                     for aval in exported.in_avals[:-1]
                 ]
                 specs.append(self._jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding))
-                function = self._jax.jit(exported.call)
-                self._executables[key] = _apart(lambda: function.lower(*specs).compile())
-                self._compiles += 1
+                self._executables[key] = self._executable(
+                    program.digest, x.shape, self._jax.jit(exported.call), specs
+                )
             return self._executables[key]
+
+    def _executable(
+        self, digest: str, shape: tuple[int, ...], function: Any, specs: Sequence[Any]
+    ) -> Any:
+        """What an earlier process left in the cache, else a new one, left there."""
+        name = (digest, str(shape), *self._machine)
+        device = self._device
+        kept = self._cache.load(*name) if self._cache is not None else None
+        if kept is not None:
+            # One that does not load is compiled anew, whatever its matter.
+            with contextlib.suppress(Exception):
+                return _apart(lambda: _deserialised(kept, device))
+        executable = _apart(lambda: function.lower(*specs).compile())
+        self._compiles += 1
+        if self._cache is not None:
+            # Not every back end can serialise.
+            with contextlib.suppress(Exception):
+                self._cache.store(_serialised(executable), *name)
+        return executable
 
     def _check_input(self, unit: Unit, expected: Any, x: Any) -> None:
         agree = (
@@ -143,6 +178,34 @@ class JaxExecutor:
                 f"program of {unit} takes {expected.dtype}{expected.shape}; it was given "
                 f"{x.dtype}{x.shape}"
             )
+
+
+def _machine(version: str, device: Any) -> tuple[str, ...]:
+    """All that an executable depends on besides its program."""
+    processor = platform.machine()
+    # What XLA compiles for on a CPU, where Linux tells it.
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    client = device.client
+    flags = os.environ.get("XLA_FLAGS", "")
+    kind = (device.platform, device.device_kind, str(device.id), client.platform_version)
+    return (version, *kind, processor, flags)
+
+
+def _serialised(executable: Any) -> bytes:
+    from jax.experimental import serialize_executable
+
+    return pickle.dumps(serialize_executable.serialize(executable))
+
+
+def _deserialised(data: bytes, device: Any) -> Any:
+    from jax.experimental import serialize_executable
+
+    payload, inputs, outputs = pickle.loads(data)
+    return serialize_executable.deserialize_and_load(
+        payload, inputs, outputs, backend=device.client, execution_devices=[device]
+    )
 
 
 def _apart(call: Callable[[], _T]) -> _T:
