@@ -9,7 +9,6 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 LARGEST_CACHE = 1 << 30
@@ -53,7 +52,7 @@ class ExecutableCache:
         try:
             if not _is_own(self.folder.lstat()):
                 return None
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 if not _is_own(os.fstat(file.fileno())):
                     return None
                 digest, data = file.read(_DIGEST_BYTES), file.read()
@@ -71,10 +70,14 @@ class ExecutableCache:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_own(self.folder.lstat()):
                 return
-            with _new_file(self.folder) as (file, partial):
-                file.write(hashlib.sha256(data).digest() + data)
-                file.close()
-                partial.replace(self._path(key))
+            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+                partial = Path(file.name)
+                try:
+                    file.write(hashlib.sha256(data).digest() + data)
+                    file.flush()
+                    partial.replace(self._path(key))
+                finally:
+                    partial.unlink(missing_ok=True)
             self._prune()
 
     def _path(self, key: tuple[str, ...]) -> Path:
@@ -91,17 +94,6 @@ class ExecutableCache:
             total += status.st_size
             if total > self._largest:
                 file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _new_file(folder: Path) -> Iterator[tuple["tempfile._TemporaryFileWrapper[bytes]", Path]]:
-    file = tempfile.NamedTemporaryFile(dir=folder, delete=False)
-    path = Path(file.name)
-    try:
-        yield file, path
-    finally:
-        file.close()
-        path.unlink(missing_ok=True)
 
 
 def _is_own(status: os.stat_result) -> bool:

@@ -25,8 +25,8 @@ _T = TypeVar("_T")
 class JaxExecutor:
     """One executable for each program and batch shape; a swap of weights is another argument.
 
-    Each program is compiled ahead of time for the concrete batch, so `run` never traces. Executables
-    are kept in the user's cache folder, so that the next process loads them instead.
+    Each program is compiled ahead of time for the concrete batch, so `run` never traces.
+    Executables are kept in the user's cache folder, so that the next process loads them instead.
     """
 
     name = "jax"
