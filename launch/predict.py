@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import bundle_flags, cli, files
+from launch import bundle_flags, cli, files, import_flag
 from pwl_jax.runtime import LiveModel, Prediction, executor_names
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle to answer from.")
@@ -54,6 +54,7 @@ def _from_workdir(path: str, inputs: Any) -> Prediction:
     # Answering from a bundle must not import what trains.
     from launch.workdir_model import workdir_prediction
 
+    import_flag.import_modules()
     which: Any = _CHECKPOINT.value
     return workdir_prediction(path, inputs, _RUNG.value, which, _EXECUTOR.value)
 

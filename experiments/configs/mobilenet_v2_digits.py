@@ -1,0 +1,20 @@
+r"""MobileNetV2, a family that is not in the library, on scikit-learn's digits.
+
+Run (docs/bring_your_own_network.md has it to the end):
+  python -m launch.train_teacher --config=experiments/configs/mobilenet_v2_digits.py \
+      --workdir=W/teacher
+  python -m launch.distill --config=experiments/configs/mobilenet_v2_digits.py \
+      --teacher=W/teacher --workdir=W/pwl
+  python -m launch.evaluate --workdir=W/pwl --import=experiments.examples.mobilenet_v2
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import recipes
+from experiments.examples import mobilenet_v2
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config; its variant `runlocal` takes two epochs each."""
+    epochs = (2, 2) if variant == "runlocal" else (8, 15)
+    return recipes.digits(mobilenet_v2.digits_pair(), *epochs, distill_rate=0.005)
