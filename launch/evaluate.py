@@ -50,7 +50,8 @@ def main() -> None:
         raise UserError(
             f"--orders is for pairs; '{path}' holds a {workdir.read_config(path).task} alone"
         )
-    held = [held_result(path, which) for which in _CHECKPOINTS.value]
+    asked: list[Any] = _CHECKPOINTS.value
+    held = [held_result(path, which) for which in asked]
     found = {which: _measured(path, which, alone) for which in dict.fromkeys(held)}
     rows = [row for rows, _ in found.values() for row in rows]
     for which, (those, title) in found.items():

@@ -15,6 +15,7 @@ from pwl_jax.models import (
     NetworkSpec,
     PairSpec,
     PooledHead,
+    SpecError,
     check_positive,
     check_same_length,
 )
@@ -50,6 +51,8 @@ class MobileNetV2Spec(NetworkSpec, family="mobilenet_v2"):
         check_positive(self, *per_stage, "stem_channels", "stem_stride", "head_channels")
         for name in per_stage[1:]:
             check_same_length(self, "channels", name)
+        if not self.width > 0:
+            raise SpecError(f"width is {self.width}; expected a factor above 0")
 
     def build(self, axis_name: str | None = None) -> BlockNetwork:
         """One block a stage; `axis_name` as in `NetworkSpec.build`."""
