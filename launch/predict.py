@@ -4,6 +4,7 @@ r"""Classifies images by any rung of a bundle, or by any composition of a traini
   python -m launch.predict --bundle=https://host/bundle --input=batch.npy --output=logits.npy \
       --rung=TTSS@4
   python -m launch.predict --workdir=W/pwl --input=batch.npy --rung=TSTS
+  python -m launch.predict --workdir=W/teacher --input=image.png
 
 A float32 .npy is taken as a normalised batch [N, height, width, channels], as it is; images and
 uint8 arrays are prepared as the bundle says. Without --rung the bundle's best rung answers, or the

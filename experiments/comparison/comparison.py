@@ -103,7 +103,7 @@ class Comparison:
 
     def published_above_student(self, line: Line) -> float | None:
         """The same of the published figures."""
-        student = self.column.top1.get("S" * len(next(iter(self.column.top1))))
+        student = self.column.top1.get("S" * self.column.blocks)
         return None if line.published is None or student is None else line.published - student
 
     def rising(self) -> dict[str, str]:
@@ -111,10 +111,9 @@ class Comparison:
 
         Falls of the mean over seeds are named, also such as are smaller than the spread.
         """
-        prefixes = [line for line in self.lines if line.order == "prefix"]
-        theirs = [(name, line.published) for line in prefixes if (name := line.counterpart)]
-        found = {"published": _falls(theirs)}
-        ours = [line for line in prefixes if line.composition is not None]
+        theirs = map(str, Composition.prefixes(self.column.blocks))
+        found = {"published": _falls([(name, self.column.top1.get(name)) for name in theirs])}
+        ours = [line for line in self.lines if line.order == "prefix" and line.composition]
         seeds = [run.config.seed for run in self.runs]
         for checkpoint in self.checkpoints:
             values = [(str(line.composition), line.ours.get(checkpoint, {})) for line in ours]
@@ -138,18 +137,17 @@ def compare(runs: Sequence[Run], column: Published) -> Comparison:
     blocks = runs[0].config.pair.num_blocks
     tables = _tables(blocks)
     tables["other"] = [c for c in Composition.all(blocks) if c not in _flat(tables)]
-    theirs = _tables(len(next(iter(column.top1))))
-    lines, paired = [], set()
+    theirs = _tables(column.blocks)
+    lines = []
     for order, compositions in tables.items():
         for composition in compositions:
             counterpart = _counterpart(composition, column)
-            paired.add(counterpart)
             if composition in measured or counterpart:
                 lines.append(_line(runs, column, order, composition, counterpart))
         lines += [
             Line(order, None, str(c), column.top1[str(c)], {})
             for c in theirs.get(order, [])
-            if str(c) in column.top1 and _own_counterpart(c, blocks) is None
+            if str(c) in column.top1 and not any(line.counterpart == str(c) for line in lines)
         ]
     return Comparison(runs, column, lines)
 
@@ -181,17 +179,10 @@ def _flat(tables: Mapping[str, list[Composition]]) -> set[Composition]:
 
 def _counterpart(composition: Composition, column: Published) -> str | None:
     """The published composition that ours can stand beside: with other blocks, only both ends."""
-    blocks = len(next(iter(column.top1)))
     name = str(composition)
     if composition.is_student or composition.is_teacher:
-        name = name[0] * blocks
+        name = name[0] * column.blocks
     return name if name in column.top1 else None
-
-
-def _own_counterpart(theirs: Composition, blocks: int) -> Composition | None:
-    if len(theirs) == blocks or theirs.is_student or theirs.is_teacher:
-        return theirs
-    return None
 
 
 def _student(runs: Sequence[Run]) -> Composition:

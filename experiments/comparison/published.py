@@ -34,6 +34,11 @@ class Published:
     caveats: tuple[str, ...]
     source: Mapping[str, str]
 
+    @property
+    def blocks(self) -> int:
+        """Of the networks in the table, whatever the published configurations have."""
+        return len(next(iter(self.top1)))
+
 
 @functools.cache
 def _document() -> dict[str, Any]:
@@ -74,9 +79,8 @@ def work_differences(config: RunConfig, column: Published, examples: int) -> lis
     counts = theirs["parameters"][column.data]
     for role, count in zip(("teacher", "student"), counts, strict=True):
         found += _network_differences(role, getattr(config.pair, role), getattr(same, role), count)
-    blocks = len(next(iter(column.top1)))
-    if config.pair.num_blocks != blocks:
-        found.append(f"{config.pair.num_blocks} blocks (published: {blocks})")
+    if config.pair.num_blocks != column.blocks:
+        found.append(f"{config.pair.num_blocks} blocks (published: {column.blocks})")
     recipe = document["recipe"]
     for name in ("epochs", "batch_size"):
         if getattr(config, name) != recipe[name]:
@@ -121,8 +125,8 @@ def _network_differences(
         return []
     fields = [name for name, value in ours.to_dict().items() if value != theirs.to_dict().get(name)]
     number = parameter_count(ours)
-    # A norm that is held and never applied counts among their parameters.
-    if number != parameter_count(theirs):
+    # A norm that is held and never applied counts among their parameters, not among ours.
+    if number not in (count, parameter_count(theirs)):
         size = "smaller" if number < count else "larger"
         return [f"{size} {role} of {number:,} parameters ({count:,})"]
     return [f"{role} with another {', '.join(fields)}".replace("_", " ")]

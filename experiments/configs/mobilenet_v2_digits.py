@@ -16,5 +16,7 @@ from experiments.examples import mobilenet_v2
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config; its variant `runlocal` takes two epochs each."""
-    epochs = (2, 2) if variant == "runlocal" else (8, 15)
-    return recipes.digits(mobilenet_v2.digits_pair(), *epochs, distill_rate=0.005)
+    epochs = (2, 2) if variant == "runlocal" else (12, 12)
+    config = recipes.digits(mobilenet_v2.digits_pair(), *epochs, distill_rate=0.01)
+    config.teacher.optimizer.learning_rate = 0.01
+    return config

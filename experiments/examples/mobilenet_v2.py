@@ -168,13 +168,13 @@ def digits_pair() -> PairSpec:
     teacher = MobileNetV2Spec(
         input_shape=(16, 16, 1),
         classes=10,
-        channels=(16, 24, 32, 48),
-        depths=(1, 2, 2, 2),
+        channels=(8, 16, 24, 40),
+        depths=(1, 2, 2, 1),
         strides=(1, 1, 2, 1),
         expansions=(1, 4, 4, 4),
-        stem_channels=16,
+        stem_channels=8,
         stem_stride=2,
-        head_channels=96,
+        head_channels=80,
     )
     student = dataclasses.replace(
         teacher, depths=(1, 1, 1, 1), expansions=(1, 2, 2, 2), width=0.25, head_channels=24
