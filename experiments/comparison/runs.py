@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Composition
+from pwl_jax.ladder import Composition, CompositionError
 from pwl_jax.training import workdir
 from pwl_jax.training.checkpoints import read_json
 from pwl_jax.training.config import RunConfig, differences
@@ -114,7 +114,7 @@ def read_run(path: str) -> Run:
             raise RunsError(f"{where} has {composition} twice for checkpoint {checkpoint}")
         top1[checkpoint][composition] = 100 * value
         examples.add(row["examples"])
-        devices.add(row.get("device", "not recorded"))
+        devices.add(str(row.get("device", "not recorded")))
         if "step" in row:
             steps[checkpoint] = row["step"]
     if len(examples) > 1:
@@ -137,7 +137,10 @@ def _checked(row: Any, config: RunConfig, where: str) -> tuple[str, Composition,
     name, value, examples = row["composition"], row["top1"], row["examples"]
     if not isinstance(name, str):
         raise RunsError(f"{where}: {name!r} is no composition")
-    composition = Composition.parse(name, config.pair.num_blocks)
+    try:
+        composition = Composition.parse(name, config.pair.num_blocks)
+    except CompositionError as error:
+        raise RunsError(f"{where}: {error}") from None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise RunsError(f"{where}: top1 of {name} is {value!r}; expected 0 to 1")
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
