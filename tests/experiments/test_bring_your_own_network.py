@@ -28,7 +28,7 @@ SNIPPETS = [text for kind, text in BLOCKS if kind == "python" and not text.start
 MODULE = "experiments.examples.mobilenet_v2"
 # About half of what the config says.
 FEWER = {
-    "launch.train_teacher": "--config.teacher.epochs=6",
+    "launch.train_teacher": "--config.teacher.epochs=8",
     "launch.distill": "--config.distill.epochs=5",
 }
 
