@@ -110,7 +110,13 @@ def run(pair: str, output: Path, say: Callable[[str], None] = print) -> Outcome:
     test = workdir.open_data(model.config, "test")
     validation = workdir.open_data(model.config, "validation")
     compositions = Composition.all(model.hybrid.num_blocks)
-    rows = composition_report.composition_rows(model, workdir.measure(model, compositions, test))
+    rows = composition_report.composition_rows(
+        model,
+        workdir.measure(model, compositions, test),
+        checkpoint="best",
+        data=test.name,
+        split="test",
+    )
     composition_report.write_report(distilled_dir, rows, f"{model.config.pair.name}, test split")
     clock.lap("evaluate")
     say("[4/5] bundle")

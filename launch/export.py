@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli, coding_flags
+from launch import cli, coding_flags, import_flag
 from pwl_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation, or of one network.")
@@ -105,6 +105,7 @@ def _export_model(path: str, against: Any) -> None:
     from pwl_jax.ladder import EXACT, ladder_table
     from pwl_jax.training import workdir
 
+    import_flag.import_modules()
     which: Any = _CHECKPOINT.value
     order: Any = _ORDER.value
     task = workdir.read_config(path).task

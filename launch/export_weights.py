@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli
+from launch import cli, import_flag
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.", required=True)
 _COMPOSITION = flags.DEFINE_string(
@@ -29,6 +29,7 @@ def main() -> None:
     from pwl_jax.ladder import Composition
     from pwl_jax.training import workdir
 
+    import_flag.import_modules()
     blocks = workdir.read_config(_WORKDIR.value).pair.num_blocks
     composition = Composition.parse(_COMPOSITION.value, blocks)
     which: Any = _CHECKPOINT.value

@@ -4,6 +4,7 @@ r"""Classifies images by any rung of a bundle, or by any composition of a traini
   python -m launch.predict --bundle=https://host/bundle --input=batch.npy --output=logits.npy \
       --rung=TTSS@4
   python -m launch.predict --workdir=W/pwl --input=batch.npy --rung=TSTS
+  python -m launch.predict --workdir=W/teacher --input=image.png
 
 A float32 .npy is taken as a normalised batch [N, height, width, channels], as it is; images and
 uint8 arrays are prepared as the bundle says. Without --rung the bundle's best rung answers, or the
@@ -14,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import bundle_flags, cli, files
+from launch import bundle_flags, cli, files, import_flag
 from pwl_jax.runtime import LiveModel, Prediction, executor_names
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder or address of the bundle to answer from.")
@@ -54,6 +55,7 @@ def _from_workdir(path: str, inputs: Any) -> Prediction:
     # Answering from a bundle must not import what trains.
     from launch.workdir_model import workdir_prediction
 
+    import_flag.import_modules()
     which: Any = _CHECKPOINT.value
     return workdir_prediction(path, inputs, _RUNG.value, which, _EXECUTOR.value)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from launch import import_flag
 from pwl_jax.errors import UserError
 from pwl_jax.training.config import RunConfig
 
@@ -28,6 +29,7 @@ def config(flag: flags.FlagHolder[Any]) -> Any:
     Raises:
       UserError: the file is missing, does not load, or has no such variant.
     """
+    import_flag.import_modules()
     try:
         value = flag.value
         # What could not be read is handed out as an object that raises when it is used.

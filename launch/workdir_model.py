@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pwl_jax.errors import UserError
-from pwl_jax.export.exporter import unit_tensors
+from pwl_jax.export.exporter import Model, as_hybrid, unit_tensors
 from pwl_jax.export.programs import export_program, units_of
 from pwl_jax.ladder import EXACT, Composition, Rung
 from pwl_jax.runtime import Prediction
@@ -27,17 +27,27 @@ def workdir_prediction(
     """What the networks of a workdir answer, equal bit for bit to a bundle's exact rungs.
 
     Args:
-      path: workdir of a distillation.
+      path: workdir of a distillation, or of a network trained alone.
       inputs: as `LiveModel.predict` takes them.
-      rung: any composition, bare or exact; None for the teacher.
+      rung: any composition, bare or exact; None for the teacher, or for the network that is alone.
       which: checkpoint.
       executor: name of the executor that computes.
 
     Raises:
       UserError: no such workdir, a rung that no checkpoint holds, or wrong inputs.
     """
-    model = workdir.load_model(path, which)
-    exact = exact_rung(rung, model.hybrid.num_blocks)
+    model: Model
+    if workdir.read_config(path).task == "distill":
+        model = workdir.load_model(path, which)
+        exact = exact_rung(rung, model.hybrid.num_blocks)
+    else:
+        model = workdir.load_network(path, which)
+        exact = exact_rung(rung or str(model.composition), model.network.num_blocks)
+        if exact.composition != model.composition:
+            raise UserError(
+                f"'{path}' holds a {model.config.task} alone, {model.composition}; no weights for "
+                f"{exact.composition}"
+            )
     images = workdir.preprocessing_of(model.config)(inputs)
     if not len(images):
         raise UserError("the batch is empty; expected at least one image")
@@ -65,14 +75,13 @@ def exact_rung(text: str | None, blocks: int) -> Rung:
     return exact
 
 
-def _steps(
-    model: workdir.TrainedModel, composition: Composition, runner: Executor
-) -> tuple[Step, ...]:
+def _steps(model: Model, composition: Composition, runner: Executor) -> tuple[Step, ...]:
     """The blocks of a composition, loaded from the checkpoint; identities are nothing."""
-    tensors, held = unit_tensors(model.hybrid, model.variables), set(units_of(model.hybrid))
+    hybrid, variables = as_hybrid(model)
+    tensors, held = unit_tensors(hybrid, variables), set(units_of(hybrid))
     steps = []
     for unit in (unit for unit in composition.units() if unit in held):
-        exported = export_program(model.hybrid, model.variables, unit)
+        exported = export_program(hybrid, variables, unit)
         program = runner.read_program(unit, exported.data, exported.bindings)
         entry = composition.entry(unit.index) if unit.kind == "student" else None
         block = runner.load(program, tensors[unit])
@@ -80,7 +89,7 @@ def _steps(
     return tuple(steps)
 
 
-def _class_names(model: workdir.TrainedModel) -> tuple[str, ...]:
+def _class_names(model: Model) -> tuple[str, ...]:
     """Where the data are not at hand, classes go by their numbers."""
     with contextlib.suppress(UserError):
         return workdir.open_data(model.config, "test").classes

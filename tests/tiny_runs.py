@@ -68,7 +68,11 @@ def command(module, *arguments, devices=1):
 
 def launched(module, *arguments, devices=1):
     """An entry point run to its end, output captured."""
-    line, environment = command(module, *arguments, devices=devices)
+    return finished(*command(module, *arguments, devices=devices))
+
+
+def finished(line, environment):
+    """A command run to its end, output captured."""
     return subprocess.run(
         line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from pwl_jax.models import PairSpec
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.objective import Objective
 from pwl_jax.training.optimizer import OptimizerConfig
@@ -64,21 +65,21 @@ def baseline(pair: str, data: str, variant: str) -> ConfigDict:
 
 
 def digits(
-    pair: str, teacher_epochs: int, distill_epochs: int, distill_rate: float = 3e-3
+    pair: str | PairSpec, teacher_epochs: int, distill_epochs: int, distill_rate: float = 3e-3
 ) -> ConfigDict:
     """Seconds on two CPU cores: scikit-learn's digits, AdamW, small crops.
 
     Args:
-      pair: registry name.
+      pair: registry name, or a complete pair of ten classes.
       teacher_epochs, distill_epochs: budgets.
       distill_rate: peak learning rate of the distillation.
     """
     optimizer = OptimizerConfig(
         name="adamw", learning_rate=3e-3, weight_decay=1e-2, warmup_steps=20
     )
+    named = {"pair": pair, "pair_overrides": {"classes": 10}}
     return _config(
-        pair=pair,
-        pair_overrides={"classes": 10},
+        **({"pair": pair.to_dict()} if isinstance(pair, PairSpec) else named),
         data={"name": "digits", "validation_fraction": 0.1},
         augmentation={"flip": False, "crop_padding": -1},
         batch_size=64,

@@ -21,7 +21,8 @@ class NetworkSpec:
     """What every family's spec has; a family adds its widths and depths.
 
     A subclass names its family (`class VGGSpec(NetworkSpec, family="vgg")`) and builds the
-    network; that is all it takes to bring a family of one's own.
+    network; that is all it takes to bring a family of one's own. A family is known by its name
+    once the module that defines it is imported; two modules cannot define the same one.
 
     Attributes:
       input_shape: height, width and channels of an image.
@@ -38,6 +39,10 @@ class NetworkSpec:
 
     def __init_subclass__(cls, family: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        known = NetworkSpec.families.get(family)
+        # A module that is loaded again, as in a notebook, replaces what it defined.
+        if known and (known.__module__, known.__name__) != (cls.__module__, cls.__name__):
+            raise SpecError(f"family '{family}' is defined by {known.__module__} already")
         cls.family = family
         NetworkSpec.families[family] = cls
 
@@ -84,7 +89,8 @@ class NetworkSpec:
         family = data.get("family")
         if not isinstance(family, str) or family not in NetworkSpec.families:
             raise SpecError(
-                f"family '{family}' is unknown; expected one of {', '.join(NetworkSpec.families)}"
+                f"family '{family}' is unknown; expected one of {', '.join(NetworkSpec.families)}, "
+                "or import the module that defines it (--import=my.module)"
             )
         cls = NetworkSpec.families[family]
         return strict_dataclass(cls, {k: v for k, v in data.items() if k != "family"})

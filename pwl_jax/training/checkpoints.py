@@ -131,6 +131,24 @@ class Checkpoints:
             manager.save(step, args=ocp.args.StandardSave(variables))
 
 
+def held_result(workdir: epath.PathLike, which: Which = "best") -> Which:
+    """The result that `restore_variables` reads: `last` where no best one was chosen.
+
+    Raises:
+      CheckpointError: if there is none.
+    """
+    root = epath.Path(workdir).absolute() / "checkpoints"
+    if not root.exists():
+        raise CheckpointError(f"no checkpoints in '{workdir}'; expected a training run's workdir")
+    choices: tuple[Which, ...] = ("last",) if which == "last" else ("best", "last")
+    for choice in choices:
+        if (root / choice).exists() and any(p.name.isdigit() for p in (root / choice).iterdir()):
+            return choice
+    raise CheckpointError(
+        f"'{workdir}' has no {which} checkpoint yet; let its training run reach an evaluation"
+    )
+
+
 def restore_variables(
     workdir: epath.PathLike, like: Variables, which: Which = "best"
 ) -> tuple[int, Variables]:
@@ -144,40 +162,28 @@ def restore_variables(
     Raises:
       CheckpointError: if there is none, or its leaves are not exactly those of `like`.
     """
+    choice = held_result(workdir, which)
     root = epath.Path(workdir).absolute() / "checkpoints"
-    if not root.exists():
-        raise CheckpointError(f"no checkpoints in '{workdir}'; expected a training run's workdir")
-    choices = [which] if which == "last" else ["best", "last"]
-    for choice in choices:
-        if not (root / choice).exists():
-            continue
-        with _manager(root / choice, 1, ocp.StandardCheckpointHandler()) as manager:
-            step = manager.latest_step()
-            if step is None:
-                continue
-            where = f"{workdir} ({choice}, step {step})"
-            try:
-                _check_leaves(manager.item_metadata(step), like, where)
-                # As NumPy arrays: it may have been saved by other devices than are here now.
-                target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-                restored = manager.restore(step, args=ocp.args.StandardRestore(target))
-            except (ValueError, KeyError, TypeError, OSError) as error:
-                raise CheckpointError(
-                    f"checkpoint {where} cannot be read: {_first_line(error)}"
-                ) from error
-            return step, jax.tree.map(jnp.asarray, restored)
-    raise CheckpointError(
-        f"'{workdir}' has no {which} checkpoint yet; let its training run reach an evaluation"
-    )
+    with _manager(root / choice, 1, ocp.StandardCheckpointHandler()) as manager:
+        step = manager.latest_step()
+        where = f"checkpoint {workdir} ({choice}, step {step})"
+        try:
+            check_leaves(manager.item_metadata(step), like, where)
+            # As NumPy arrays: it may have been saved by other devices than are here now.
+            target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+            restored = manager.restore(step, args=ocp.args.StandardRestore(target))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise CheckpointError(f"{where} cannot be read: {_first_line(error)}") from error
+        return step, jax.tree.map(jnp.asarray, restored)
 
 
-def _check_leaves(found: Any, like: Variables, where: str) -> None:
+def check_leaves(found: Any, like: Variables, where: str) -> None:
     """Raises CheckpointError, naming the first leaf whose shape or type is not that of `like`."""
     saved, wanted = _described(getattr(found, "tree", found)), _described(like)
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise CheckpointError(
-                f"checkpoint {where} is of another model: '{name}' is "
+                f"{where} is of another model: '{name}' is "
                 f"{saved.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
             )
 

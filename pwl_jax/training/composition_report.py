@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from pwl_jax.ladder import Composition
+from pwl_jax.training.checkpoints import Which
 from pwl_jax.training.evaluation import Accuracy
 from pwl_jax.training.workdir import TrainedModel, TrainedNetwork
 
@@ -16,12 +18,25 @@ _METRICS = {"top1": "top-1 %", "mean_average_precision": "mAP %"}
 
 
 def composition_rows(
-    model: TrainedModel | TrainedNetwork, found: Mapping[Composition, Accuracy]
+    model: TrainedModel | TrainedNetwork,
+    found: Mapping[Composition, Accuracy],
+    *,
+    checkpoint: Which,
+    data: str,
+    split: str,
 ) -> list[dict[str, Any]]:
     """One row a composition: `composition`, `top1` in 0..1, `loss`, `examples`, `live_bytes`.
 
-    On a multi-label set `top1` is None, and `mean_average_precision` in 0..1 follows it.
+    On a multi-label set `top1` is None, and `mean_average_precision` in 0..1 follows it. What was
+    measured on what ends each row: `checkpoint` and its `step`, `data`, `split`, `device`.
     """
+    measured = {
+        "checkpoint": checkpoint,
+        "step": model.step,
+        "data": data,
+        "split": split,
+        "device": jax.devices()[0].device_kind,
+    }
     return [
         {
             "composition": str(composition),
@@ -30,6 +45,7 @@ def composition_rows(
             "loss": accuracy.loss,
             "examples": accuracy.examples,
             "live_bytes": model.live_bytes(composition),
+            **measured,
         }
         for composition, accuracy in found.items()
     ]
@@ -53,7 +69,7 @@ def composition_table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_report(workdir: epath.PathLike, rows: list[dict[str, Any]], title: str) -> None:
-    """Writes `compositions.json`, `.csv` and `.png` into a workdir."""
+    """Writes `compositions.json`, `.csv` and `.png` into a workdir; rows as `composition_rows`."""
     root = epath.Path(workdir)
     (root / "compositions.json").write_text(json.dumps(rows, indent=2) + "\n")
     table = io.StringIO()
@@ -74,13 +90,15 @@ def _chart(rows: list[dict[str, Any]], title: str) -> bytes:
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     prefixes = [r for r in rows if Composition.parse(r["composition"]).is_prefix]
     others = [r for r in rows if r not in prefixes]
-    for label, group, style in (("prefixes", prefixes, "o-"), ("others", others, "x")):
-        axes.plot(
-            [r["live_bytes"] / 1000 for r in group],
-            [100 * r[metric] for r in group],
-            style,
-            label=label,
-        )
+    for checkpoint in dict.fromkeys(r["checkpoint"] for r in rows):
+        for label, group, style in (("prefixes", prefixes, "o-"), ("others", others, "x")):
+            chosen = [r for r in group if r["checkpoint"] == checkpoint]
+            axes.plot(
+                [r["live_bytes"] / 1000 for r in chosen],
+                [100 * r[metric] for r in chosen],
+                style,
+                label=f"{label}, {checkpoint} checkpoint",
+            )
     for row in prefixes:
         axes.annotate(
             row["composition"],

@@ -5,14 +5,17 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from pwl_jax.data import sources
 from pwl_jax.ladder import Composition
-from pwl_jax.training import loop
+from pwl_jax.training import checkpoints, loop, workdir
 from pwl_jax.training.config import run_config
 from pwl_jax.training.loop import TrainingError
 from tests import tiny_runs
+from tests.tiny_models import tiny_model
 
 CONFIGS = sorted(
     path.stem
@@ -25,6 +28,7 @@ COMMANDS = {
     "evaluate": "--orders",
     "export": "--bits",
 }
+MEASURED = ["checkpoint", "step", "data", "split", "device"]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +138,8 @@ def test_evaluate_writes_every_composition(runs):
     rows = json.loads((runs / "pwl" / "compositions.json").read_text())
     assert [row["composition"] for row in rows] == [str(c) for c in Composition.all(3)]
     for row in rows:
-        assert list(row) == ["composition", "top1", "loss", "examples", "live_bytes"]
+        assert list(row) == ["composition", "top1", "loss", "examples", "live_bytes", *MEASURED]
+        assert [row[name] for name in MEASURED] == ["best", 4, "digits", "test", "cpu"]
         assert 0 <= row["top1"] <= 1 and row["loss"] > 0 and row["live_bytes"] > 0
         assert row["examples"] == sources.DIGITS_TEST
         assert row["composition"] in result.stdout
@@ -145,11 +150,39 @@ def test_evaluate_writes_every_composition(runs):
 
 
 @pytest.mark.slow
+def test_evaluate_tells_two_checkpoints_apart(tmp_path):
+    model = tiny_model("vgg")
+    workdir.write_config(tmp_path, model.config)
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        saved.save_result("last", 9, model.variables)
+    command = ("launch.evaluate", f"--workdir={tmp_path}")
+    # Without a validation split there is no best one, and no report says so.
+    assert tiny_runs.launched(*command, "--checkpoint=best,last").returncode == 0
+    alone = json.loads((tmp_path / "compositions.json").read_text())
+    assert [(row["checkpoint"], row["step"]) for row in alone] == [("last", 9)] * 4
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        saved.save_result("best", 3, jax.tree.map(np.zeros_like, model.variables))
+    result = tiny_runs.launched(*command, "--checkpoint=best,last", "--orders=suffix")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "compositions.json").read_text())
+    best, last = rows[:4], rows[4:]
+    for ours, which in ((best, ("best", 3)), (last, ("last", 9))):
+        assert [(row["checkpoint"], row["step"]) for row in ours] == [which] * 4
+        assert [row["composition"] for row in ours] == ["SSS", "SST", "STT", "TTT"]
+    assert all(row["loss"] == pytest.approx(np.log(10)) for row in best)
+    assert all(row["loss"] != pytest.approx(np.log(10)) for row in last)
+    for row in (best[0], last[0]):
+        assert f"{row['checkpoint']} checkpoint (step {row['step']})" in result.stdout
+    for wrong in ("best,best", "first", ""):
+        fails(tiny_runs.launched(*command, f"--checkpoint={wrong}"), 2, "best, last or best,last")
+
+
+@pytest.mark.slow
 def test_evaluate_measures_a_network_alone(runs):
     result = tiny_runs.launched("launch.evaluate", f"--workdir={runs / 'teacher'}")
     assert result.returncode == 0, result.stderr
     (row,) = json.loads((runs / "teacher" / "compositions.json").read_text())
-    assert list(row) == ["composition", "top1", "loss", "examples", "live_bytes"]
+    assert list(row) == ["composition", "top1", "loss", "examples", "live_bytes", *MEASURED]
     assert row["composition"] == "TTT" and row["examples"] == sources.DIGITS_TEST
     # A distilled workdir holds the same teacher.
     tiny_runs.launched("launch.evaluate", f"--workdir={runs / 'pwl'}", "--orders=prefix")
@@ -175,7 +208,7 @@ def test_a_multi_label_set_from_training_to_its_report(tmp_path):
     assert result.returncode == 0, result.stderr
     (row,) = json.loads((tmp_path / "run" / "compositions.json").read_text())
     names = ["composition", "top1", "mean_average_precision", "loss", "examples", "live_bytes"]
-    assert list(row) == names
+    assert list(row) == [*names, *MEASURED]
     assert (row["composition"], row["top1"], row["examples"]) == ("SSS", None, 1000)
     assert f"{100 * row['mean_average_precision']:.2f}" in result.stdout
     assert "mAP %" in result.stdout

@@ -1,5 +1,7 @@
 """A workdir answers as the bundle that is exported from it, to the bit (DESIGN's first promise)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from pwl_jax.ladder import EXACT
 from pwl_jax.runtime import LiveModel
 from pwl_jax.runtime.jax_executor import JaxExecutor
 from pwl_jax.training import workdir
+from pwl_jax.training.checkpoints import Checkpoints
 from tests.tiny_models import images_of, tiny_model, write_workdir
 
 
@@ -72,3 +75,23 @@ def test_exact_rungs():
     }.items():
         with pytest.raises(UserError, match=message):
             exact_rung(text, 4)
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_a_network_alone_answers_as_in_its_pair(tmp_path, network):
+    pair = tiny_model("vgg")
+    write_workdir(tmp_path / "pair", pair)
+    variables = pair.variables[network]
+    if network == "student":
+        variables = {**variables, "batch_stats": variables["batch_stats"]["own"]}
+    workdir.write_config(tmp_path / "alone", dataclasses.replace(pair.config, task=network))
+    with Checkpoints(tmp_path / "alone") as checkpoints:
+        checkpoints.save_result("best", 3, {network: variables})
+    images = images_of(pair, 3)
+    own = {"teacher": "TTT", "student": "SSS"}[network]
+    answer = workdir_prediction(tmp_path / "alone", images)
+    expected = workdir_prediction(tmp_path / "pair", images, own)
+    assert answer.logits.tobytes() == expected.logits.tobytes()
+    assert answer.rung == expected.rung == f"{own}@exact"
+    with pytest.raises(UserError, match=f"holds a {network} alone, {own}; no weights for TSS"):
+        workdir_prediction(tmp_path / "alone", images, "TSS")

@@ -40,7 +40,7 @@ def test_reads_what_it_says():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "alexnet"}, "family 'alexnet' is unknown; expected one of .*lenet5"),
+        ({"family": "alexnet"}, r"family 'alexnet' is unknown.*lenet5.*--import=my\.module"),
         ({"family": None}, "family 'None' is unknown"),
         ({"depth": 3}, "unknown key 'depth' for VGGSpec; its keys are .*widths, depths"),
         ({"dtype": "float8"}, "dtype 'float8' is unknown; expected one of float32, bfloat16"),
@@ -59,3 +59,21 @@ def test_a_missing_key_is_named():
     data = {k: v for k, v in DATA.items() if k != "classes"}
     with pytest.raises(UserError, match="missing key 'classes' for VGGSpec"):
         NetworkSpec.from_dict(data)
+
+
+def test_a_family_is_defined_once():
+    def define(module):
+        return type(NetworkSpec)(
+            "OwnSpec", (NetworkSpec,), {"__module__": module}, family="own_of_this_test"
+        )
+
+    try:
+        define("mine")
+        # As when a notebook's cell or a module is run again.
+        again = define("mine")
+        assert NetworkSpec.families["own_of_this_test"] is again
+        with pytest.raises(SpecError, match="family 'own_of_this_test' is defined by mine already"):
+            define("yours")
+        assert NetworkSpec.families["own_of_this_test"] is again
+    finally:
+        NetworkSpec.families.pop("own_of_this_test", None)
