@@ -239,6 +239,10 @@ _ENTRY = re.compile(r"^student/batch_stats/entry\d+/")
 def _tensors(
     layout: Layout, variables: Variables, unused: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
+    for name, array in unused.items():
+        fresh = layout.unused.get(name)
+        if fresh is None or (dtype_name(fresh), fresh.shape) != (dtype_name(array), array.shape):
+            raise InteropError(f"the tensor '{name}' that was kept is of another network")
     host = jax.device_get(variables)
     leaves = dict(zip(leaf_names(host), map(np.asarray, jax.tree.leaves(host)), strict=True))
     tensors = {place.name: place.theirs(leaves[place.leaf]) for place in layout.places}
