@@ -20,6 +20,9 @@ from pwl_jax.models.vit import EPSILON, ViTSpec
 IMAGE_SIZE = 32
 """Height and width of images where a config does not name them: the baseline's own, but for ViT."""
 
+MOST_LAYERS = 1000
+"""What a config may claim; nothing is built of more."""
+
 
 def spec_of(config: Mapping[str, Any], where: str, image_size: int | None = None) -> NetworkSpec:
     """The network that a config describes.
@@ -36,7 +39,7 @@ def spec_of(config: Mapping[str, Any], where: str, image_size: int | None = None
     kind = config.get("model_type")
     if kind == "vit" and "layers_per_block" in config:
         kind = "block_vit"
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise InteropError(
             f"{where}: model_type is {kind!r}; expected one of {', '.join(_READERS)} (networks of "
             "Hugging Face's own types are for launch.import_teacher)"
@@ -76,12 +79,19 @@ class _Fields:
     config: Mapping[str, Any]
     where: str
 
-    def size(self, name: str, default: int) -> int:
-        return self._checked(name, default, _is_size, "a whole number from 1 to 65535")
+    def size(self, name: str, default: int, most: int = 65535) -> int:
+        def valid(value: Any) -> bool:
+            return type(value) is int and 0 < value <= most
 
-    def sizes(self, name: str, default: list[int]) -> tuple[int, ...]:
-        expected = "a list of whole numbers from 1 to 65535"
-        return tuple(self._checked(name, default, _are_sizes, expected))
+        return self._checked(name, default, valid, f"a whole number from 1 to {most}")
+
+    def sizes(self, name: str, default: list[int], most_in_all: int = 1 << 20) -> tuple[int, ...]:
+        def valid(value: Any) -> bool:
+            numbers = isinstance(value, list) and all(type(n) is int and n > 0 for n in value)
+            return numbers and 0 < sum(value) <= most_in_all
+
+        expected = f"a list of whole numbers from 1 up, {most_in_all} at most in all"
+        return tuple(self._checked(name, default, valid, expected))
 
     def switch(self, name: str, default: bool) -> bool:
         return self._checked(name, default, lambda value: isinstance(value, bool), "true or false")
@@ -109,14 +119,6 @@ class _Fields:
         if not valid(value):
             raise InteropError(f"{self.where}: {name} is {value!r}; expected {expected}")
         return value
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < 1 << 16
-
-
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_size, value))
 
 
 def _read_lenet5(fields: _Fields, image_size: int) -> LeNet5Spec:
@@ -167,7 +169,7 @@ def _read_vgg(fields: _Fields, image_size: int) -> VGGSpec:
         input_shape=(image_size, image_size, fields.size("in_channels", 3)),
         classes=fields.classes(),
         widths=fields.sizes("hidden_sizes", [64, 128, 256, 512, 512]),
-        depths=fields.sizes("depths", [2, 2, 3, 3, 3]),
+        depths=fields.sizes("depths", [2, 2, 3, 3, 3], MOST_LAYERS),
     )
 
 
@@ -191,7 +193,7 @@ def _read_resnet(fields: _Fields, image_size: int) -> ResNetSpec:
         input_shape=(image_size, image_size, fields.size("num_channels", 3)),
         classes=fields.classes(),
         widths=fields.sizes("hidden_sizes", [256, 512, 1024, 2048]),
-        depths=fields.sizes("depths", [3, 4, 6, 3]),
+        depths=fields.sizes("depths", [3, 4, 6, 3], MOST_LAYERS),
         stem_width=fields.size("embedding_size", 64),
         stem_kernel=fields.size("embedder_kernel_size", 7),
         stem_stride=fields.size("embedder_kernel_stride", 2),
@@ -231,7 +233,7 @@ def _read_vit(fields: _Fields, image_size: int) -> ViTSpec:
         hidden=fields.size("hidden_size", 768),
         heads=fields.size("num_attention_heads", 12),
         mlp=fields.size("intermediate_size", 3072),
-        layers=fields.size("num_hidden_layers", 12),
+        layers=fields.size("num_hidden_layers", 12, MOST_LAYERS),
         layers_per_block=fields.size("layers_per_block", 1),
         patch=fields.size("patch_size", 16),
         final_norm=False,
