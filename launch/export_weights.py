@@ -27,9 +27,11 @@ _FORMAT = flags.DEFINE_enum(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file or folder to write.", required=True)
 _TRANSFORMERS = flags.DEFINE_enum(
-    "transformers", None, ["4", "5"], "Version by which the baseline names a ViT's layers; that of "
-    "the import, or 5, where not given.",
-)  # fmt: skip
+    "transformers",
+    None,
+    ["4", "5"],
+    "Version that will read a ViT with --format=baseline; the import's, or 5, where not given.",
+)
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
 )

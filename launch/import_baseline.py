@@ -28,9 +28,8 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where TFDS prepared them, or the folder that holds them."
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width of images, where they are not 32; a ViT's config says.",
-    lower_bound=1,
-)  # fmt: skip
+    "image_size", None, "Height and width of images, if not 32; a ViT's config says.", lower_bound=1
+)
 flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 _DATA_OF_CLASSES = {10: "cifar10", 100: "cifar100"}

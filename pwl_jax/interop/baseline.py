@@ -222,7 +222,7 @@ def _variables(
     known = {place.name for place in layout.places} | set(layout.unused)
     for name in sorted(tensors):
         if name not in known:
-            raise InteropError(f"{where}: the networks of its config have no tensor '{name}'")
+            raise InteropError(f"{where}: the networks of its config have no tensor {name[:200]!r}")
     places = {place.leaf: place for place in layout.places}
 
     def leaf(name: str, expected: jax.ShapeDtypeStruct) -> np.ndarray:
