@@ -78,13 +78,14 @@ def decode_slice(
     tops = top_words(codes.edges(), dtype)
     if present is not None:
         tops = tops[present]
-    planes.columns(tops)[order, 1] += upper
-    tops += lower
+    # NumPy is twice as fast in a view of one axis.
+    upper_bytes = planes.columns(tops)[:, 1]
+    upper_bytes[order] += upper
     if present is None:
-        _join(reader, tops, out)
+        _join(reader, tops, lower, out)
         return
     kept = np.empty(tops.size, out.dtype)
-    _join(reader, tops, kept)
+    _join(reader, tops, lower, kept)
     out[:] = 0
     out[present] = kept
 
@@ -112,10 +113,12 @@ def _read_differences(
     return lower, order, upper
 
 
-def _join(reader: PartReader, tops: np.ndarray, out: np.ndarray) -> None:
-    """Fills `out` with patterns from their top words and the next parts, the bytes below."""
+def _join(reader: PartReader, tops: np.ndarray, lower: np.ndarray, out: np.ndarray) -> None:
+    """Fills `out` with patterns from their top words, to which the lower bytes of differences are
+    added, and from the next parts, the bytes below.
+    """
     below = out.itemsize - 2
-    out[:] = tops
+    np.add(tops, lower, out=out)
     if below:
         out <<= 8 * below
     for index in range(below):
