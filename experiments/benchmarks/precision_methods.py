@@ -236,8 +236,9 @@ def _symbols(array: np.ndarray) -> tuple[list[np.ndarray], int]:
         tops = (patterns[here] >> (8 * (patterns.itemsize - 2))).astype("<u2")
         differences = tops - edges
         groups.append(coded.stored[here].astype(np.uint16))
-        for place in (np.flatnonzero(members) for members in codes.classes() if members.any()):
-            whole = differences[place]
+        classes = codes.classes()
+        for index in np.unique(classes):
+            whole = differences[classes == index]
             parts = [whole >> 4, whole & 15]
             groups += min([whole], parts, key=lambda ways: sum(map(_modelled_bytes, ways)))
     return groups, array.size * (array.itemsize - 2)

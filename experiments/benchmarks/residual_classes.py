@@ -54,8 +54,8 @@ def ratios(weights: np.ndarray, group: int) -> dict[str, float]:
         "all codes alike": np.zeros_like(digits),
         "zero and others": np.minimum(digits, 1),
         "binary digits, 0 to 2 or more": np.minimum(digits, 2),
-        "binary digits, 0 to 3 or more (used)": np.minimum(digits, 3),
-        "every magnitude": magnitudes,
+        "binary digits, 0 to 3 or more": np.minimum(digits, 3),
+        "every magnitude (used)": magnitudes,
     }
     base = entropy(codes.codes) + entropy(coded.scales) * coded.scales.size / weights.size
     floor = entropy(patterns >> 7 & 0xFF) + 8

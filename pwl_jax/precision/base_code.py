@@ -4,6 +4,7 @@ Parts: byte planes of scales and offsets as u16; zero points u8 where the scheme
 slice by slice, the packed fields of the codes.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -47,9 +48,9 @@ def encode_codes(
 
 def slice_codes(coded: QuantizedTensor, here: slice) -> SliceCodes:
     """The codes of one slice of a quantized tensor."""
-    scales = coded.grid.spread(coded.scales, here.start, here.stop)
     signed = _signed(coded.stored[here], coded.bits, coded.zero_points, coded.grid, here)
-    return SliceCodes(signed, scales, coded.bits)
+    spread = functools.partial(coded.grid.spread, coded.scales, here.start, here.stop)
+    return SliceCodes(signed, spread, coded.bits)
 
 
 class BaseReader:
@@ -80,10 +81,10 @@ class BaseReader:
         count = shape[0] * shape[1]
         stored = np.empty(count + self._grid.channels, "<u2")
         planes.decode_slice(self.reader, False, stored)
-        quantizer.check_stored(stored[:count], signed=False)
-        quantizer.check_stored(stored[count:], signed=True)
-        # Spread before they are widened: there may be as many as values.
-        self._scales, self._offsets = stored[:count].reshape(shape), stored[count:]
+        numbers = quantizer.read_numbers(stored)
+        if np.signbit(numbers[:count]).any():
+            raise PrecisionError("a scale below 0")
+        self._scales, self._offsets = numbers[:count].reshape(shape), numbers[count:]
         self._zero_points = None
         if header["affine"]:
             zeros = np.frombuffer(self.reader.next(count), np.uint8)
@@ -91,18 +92,17 @@ class BaseReader:
 
     def offsets(self, here: slice) -> np.ndarray:
         """What is added to the values of a slice, f32[n]."""
-        spread = self._grid.spread_channels(self._offsets, here.start, here.stop)
-        return quantizer.read_numbers(spread)
+        return self._grid.spread_channels(self._offsets, here.start, here.stop)
 
     def read(self, here: slice) -> SliceCodes:
         """The next slice; raises PrecisionError where it is damaged."""
         count = here.stop - here.start
-        scales = quantizer.read_numbers(self._grid.spread(self._scales, here.start, here.stop))
         widths = packing.fields(self._bits)
         packed = [self.reader.next(packing.packed_bytes(count, width)) for width in widths]
         stored = packing.join(packed, self._bits, count)
         signed = _signed(stored, self._bits, self._zero_points, self._grid, here)
-        return SliceCodes(signed, scales, self._bits)
+        spread = functools.partial(self._grid.spread, self._scales, here.start, here.stop)
+        return SliceCodes(signed, spread, self._bits)
 
 
 def _signed(

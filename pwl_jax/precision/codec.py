@@ -1,5 +1,6 @@
 """Named byte codecs. What a name means never changes; a better coder gets a new name."""
 
+import threading
 from collections.abc import Sequence
 
 import zstandard
@@ -17,6 +18,7 @@ _NO_MATCHES = zstandard.ZstdCompressionParameters(
     search_log=1,
     min_match=7,
 )
+_KEPT = threading.local()
 
 
 def encode(data: bytes) -> tuple[str, bytes]:
@@ -77,13 +79,19 @@ def decode(codec: str, data: bytes | memoryview, size: int) -> bytes | memoryvie
         declared = zstandard.frame_content_size(data)
         if declared != size:
             raise PrecisionError(f"a zstd frame of {declared} bytes where {size} are declared")
-        decoder = zstandard.ZstdDecompressor()
-        decoded = decoder.decompress(data, max_output_size=size, allow_extra_data=False)
+        decoded = _decoder().decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise PrecisionError(f"damaged zstd data: {error}") from error
     if len(decoded) != size:
         raise PrecisionError(f"a zstd frame of {len(decoded)} bytes where {size} are declared")
     return decoded
+
+
+def _decoder() -> zstandard.ZstdDecompressor:
+    """This thread's own; to make one takes longer than to decode a small part."""
+    if not hasattr(_KEPT, "decoder"):
+        _KEPT.decoder = zstandard.ZstdDecompressor()
+    return _KEPT.decoder
 
 
 def _pays(coded: bytes | bytearray, size: int) -> bool:

@@ -4,6 +4,7 @@ NumPy has no bfloat16 or float8. Where `ml_dtypes` is installed its types are us
 a tensor is handed out as the unsigned integers of its bit patterns.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -57,6 +58,7 @@ def numpy_dtype(dtype: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, dtype))
 
 
+@functools.cache
 def pattern_dtype(dtype: str) -> np.dtype:
     """The little-endian unsigned integer as wide as one element."""
     return np.dtype(f"<u{item_bytes(dtype)}")

@@ -60,6 +60,22 @@ def unpack(data: bytes | memoryview, width: int, count: int) -> np.ndarray:
     return numbers.reshape(-1)[:count]
 
 
+def pack_neighbours(numbers: np.ndarray) -> np.ndarray:
+    """u8[n] below 16, two neighbours a byte, the first in its lower half."""
+    padded = np.zeros(2 * packed_bytes(numbers.size, 4), np.uint8)
+    padded[: numbers.size] = numbers
+    return padded[::2] | padded[1::2] << 4
+
+
+def unpack_neighbours(data: bytes | memoryview, count: int) -> np.ndarray:
+    """The numbers that `pack_neighbours` packed, each times 16: u8[count]."""
+    wide = np.frombuffer(data, np.uint8).astype("<u2")
+    wide |= wide << 4
+    wide <<= 4
+    wide &= 0xF0F0
+    return wide.view(np.uint8)[:count]
+
+
 def split(codes: np.ndarray, bits: int) -> list[bytes]:
     """The packed fields of codes, u8[n].
 

@@ -22,6 +22,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """Kinds of payloads, with the header's fields that not all of them have."""
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _COMMON = ("kind", "dtype", "shape", "parts")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -60,7 +61,7 @@ class StagePayload:
 
 def canonical_json(value: Any) -> bytes:
     """The one spelling of JSON-able data: keys sorted, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def payload_of(stage: Bits, header: Mapping[str, Any], parts: Sequence[Part]) -> StagePayload:

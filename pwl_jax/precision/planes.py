@@ -12,13 +12,18 @@ import numpy as np
 from pwl_jax.precision import codec
 from pwl_jax.precision.payload import Part, PartReader
 
-SLICE = 1 << 18
-"""Values in a slice; the last one of a tensor may be shorter."""
+_LEAST_SLICE, _MOST_SLICE = 1 << 15, 1 << 17
 
 
 def slices(count: int) -> Iterator[slice]:
-    """The slices of so many values."""
-    return (slice(start, min(start + SLICE, count)) for start in range(0, count, SLICE))
+    """The slices of so many values; the last one may be shorter.
+
+    Small tensors have smaller ones, so that decoding takes little memory beside the tensor.
+    """
+    size = _MOST_SLICE
+    while size > _LEAST_SLICE and 2 * size > count:
+        size //= 2
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def has_many_zeros(values: np.ndarray) -> bool:

@@ -28,9 +28,6 @@ SCALE_SHIFT = 20
 # Keeps every product of code and scale a normal number, also after refinement, so that hosts that
 # flush subnormals to zero decode the same bits.
 _LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**110
-_LEAST_STORED, _MOST_STORED = (
-    int(np.float32(scale).view("<u4")) >> SCALE_SHIFT for scale in (_LEAST_SCALE, _MOST_SCALE)
-)
 # Scales tried by the search, an eighth of an octave apart. Few bits are better spent on the many
 # small values; where a scale serves thousands, the largest are outliers.
 _TRIED, _TRIED_OF_MANY, _MANY = 12, 24, 256
@@ -342,20 +339,29 @@ def stored_numbers(numbers: np.ndarray) -> np.ndarray:
 
 
 def read_numbers(stored: np.ndarray) -> np.ndarray:
-    """Inverse of `stored_numbers`; f32."""
-    patterns = stored.astype("<u4")
-    patterns <<= SCALE_SHIFT
-    return patterns.view("<f4")
-
-
-def check_stored(stored: np.ndarray, signed: bool) -> None:
-    """Refuses numbers that no encoder writes.
+    """Inverse of `stored_numbers`; f32.
 
     Raises:
-      PrecisionError: a number of less than 2^-100 that is not 0, of more than 2^110, or, unless
-        `signed`, below 0.
+      PrecisionError: a number of 2^12 or more, or that stands for one of a magnitude of less than
+        2^-100 that is not 0, or of more than 2^110.
     """
-    magnitudes = stored & 0x7FF if signed else stored
-    usual = (magnitudes == 0) | ((magnitudes >= _LEAST_STORED) & (magnitudes <= _MOST_STORED))
-    if not np.all(usual & (stored < 1 << 12)):
-        raise PrecisionError("a scale or an offset is negative, too small, too large or no number")
+    numbers = np.empty(stored.size, np.float32)
+    for start in range(0, stored.size, _BLOCK):
+        # There may be as many as values, and NumPy makes eight bytes of each index.
+        here = slice(start, start + _BLOCK)
+        numbers[here] = _NUMBERS.take(stored[here], mode="clip")
+    if np.isnan(numbers).any():
+        raise PrecisionError("a scale or an offset is too small, too large or no number")
+    return numbers
+
+
+def _every_number() -> np.ndarray:
+    """What each stored number stands for, f32[4096]; NaN where no encoder writes it."""
+    numbers = (np.arange(1 << 12, dtype="<u4") << SCALE_SHIFT).view("<f4").copy()
+    magnitudes = np.abs(numbers)
+    usual = (magnitudes == 0) | ((magnitudes >= _LEAST_SCALE) & (magnitudes <= _MOST_SCALE))
+    numbers[~usual] = np.nan
+    return numbers
+
+
+_NUMBERS = _every_number()

@@ -12,18 +12,29 @@ Parts of a slice, of which a difference's bits 0 to 3 are its low nibble, 4 to 7
 
 1. with `zeros`, a bit for each code 0, set where the float is not +0; floats that are +0 are in
    none of the parts below
-2. high nibbles, class by class, each class in C order and packed by itself
-3. bits 8 to 15, class by class, each in C order
+2. high nibbles, sorted by class, those of a class in C order; two neighbours a byte
+3. bits 8 to 15, in the order of 2
 4. low nibbles in C order, packed
 5. byte planes of what is below the top words, from the lowest on, in C order
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from pwl_jax.precision import codec, planes
 from pwl_jax.precision.codes import SliceCodes
-from pwl_jax.precision.packing import pack, packed_bytes, unpack
+from pwl_jax.precision.packing import (
+    pack,
+    pack_neighbours,
+    packed_bytes,
+    unpack,
+    unpack_neighbours,
+)
 from pwl_jax.precision.payload import Part, PartReader
+
+_LEAST_PIECE = 1 << 11
+"""Fewer elements share an entropy code with the class beside theirs."""
 
 
 def encode_slice(patterns: np.ndarray, codes: SliceCodes, dtype: str, zeros: bool) -> list[Part]:
@@ -36,21 +47,19 @@ def encode_slice(patterns: np.ndarray, codes: SliceCodes, dtype: str, zeros: boo
       zeros: whether +0 is told by a bit.
     """
     differences = _words(patterns)[:, -1] - top_words(codes.edges(), dtype)
-    places = [np.flatnonzero(members) for members in codes.classes()]
+    classes = codes.classes()
     parts: list[Part] = []
-    rest = planes.columns(patterns)[:, : patterns.itemsize - 2]
-    low = differences.astype(np.uint8) & 15
     if zeros:
-        kept = patterns[places[0]] != 0
-        parts.append(planes.bits_part(kept))
-        places[0] = places[0][kept]
-        present = np.sort(np.concatenate(places))
-        rest, low = rest[present], low[present]
-    by_class = [differences[place] for place in places]
-    nibbles = [pack((here >> 4).astype(np.uint8) & 15, 4) for here in by_class]
-    highest = [(here >> 8).astype(np.uint8).tobytes() for here in by_class]
-    parts += [codec.encode_noise(nibbles), codec.encode_noise(highest)]
-    parts.append(codec.encode_noise([pack(low, 4)]))
+        present = (classes != 0) | (patterns != 0)
+        parts.append(planes.bits_part(present[classes == 0]))
+        patterns, differences, classes = patterns[present], differences[present], classes[present]
+    by_class = differences[classes.argsort(kind="stable")]
+    nibbles = pack_neighbours((by_class >> 4).astype(np.uint8) & 15)
+    parts.append(codec.encode_noise(_pieces(nibbles, [end // 2 for end in _piece_ends(classes)])))
+    nearest = classes.size - int(np.count_nonzero(classes))
+    parts.append(codec.encode_noise(_pieces((by_class >> 8).astype(np.uint8), [nearest])))
+    parts.append(codec.encode_noise([pack(differences.astype(np.uint8) & 15, 4)]))
+    rest = planes.columns(patterns)[:, : patterns.itemsize - 2]
     return parts + [codec.encode_noise([plane.tobytes()]) for plane in rest.T]
 
 
@@ -58,47 +67,81 @@ def decode_slice(
     reader: PartReader, codes: SliceCodes, dtype: str, zeros: bool, out: np.ndarray
 ) -> None:
     """Fills `out` with bit patterns from the next parts; inverse of `encode_slice`."""
-    # Wide arrays are made one after the other, so that a slice takes little memory.
-    edges = top_words(codes.take_edges(), dtype)
-    counts = [int(np.count_nonzero(members)) for members in codes.classes()]
-    kept = planes.read_bits(reader, counts[0]) if zeros else None
-    if kept is not None:
-        counts[0] = int(np.count_nonzero(kept))
-    nibbles = memoryview(reader.next(sum(packed_bytes(count, 4) for count in counts)))
-    count = sum(counts)
-    highest = np.frombuffer(reader.next(count), np.uint8)
-    tops = _words(out)[:, -1]
-    differences = tops if tops.flags.contiguous else np.empty(out.size, "<u2")
-    dropped = None
-    start = at = 0
-    for index, (members, size) in enumerate(zip(codes.classes(), counts, strict=True)):
-        place = np.flatnonzero(members)
-        if index == 0 and kept is not None:
-            dropped, place = place[~kept], place[kept]
-        packed = packed_bytes(size, 4)
-        difference = unpack(nibbles[at : at + packed], 4, size).astype("<u2")
-        difference <<= 4
-        high = highest[start : start + size]
-        if high.any():
-            difference |= high.astype("<u2") << 8
-        differences[place] = difference
-        start += size
-        at += packed
-    low = unpack(reader.next(packed_bytes(count, 4)), 4, count)
-    rest = planes.columns(out)[:, : out.itemsize - 2].T
-    if dropped is None:
-        differences |= low
-        for plane in rest:
-            plane[:] = np.frombuffer(reader.next(count), np.uint8)
-        np.add(differences, edges, out=tops)
+    classes, present = codes.classes(), None
+    if zeros:
+        present = classes != 0
+        nearest = np.flatnonzero(~present)
+        present[nearest] = planes.read_bits(reader, nearest.size)
+        classes = classes[present]
+    lower, order, upper = _read_differences(reader, classes)
+    del classes
+    tops = top_words(codes.edges(), dtype)
+    if present is not None:
+        tops = tops[present]
+    # NumPy is twice as fast in a view of one axis.
+    upper_bytes = planes.columns(tops)[:, 1]
+    upper_bytes[order] += upper
+    if present is None:
+        _join(reader, tops, lower, out)
         return
-    present = np.ones(out.size, bool)
-    present[dropped] = False
-    differences[present] |= low
-    np.add(differences, edges, out=tops)
-    for plane in rest:
-        plane[present] = np.frombuffer(reader.next(count), np.uint8)
-    out[dropped] = 0
+    kept = np.empty(tops.size, out.dtype)
+    _join(reader, tops, lower, kept)
+    out[:] = 0
+    out[present] = kept
+
+
+def _read_differences(
+    reader: PartReader, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Their lower bytes, u8[n]; and where upper ones are not 0, the places and these.
+
+    The classes' memory is used for the lower bytes.
+    """
+    count, half = classes.size, packed_bytes(classes.size, 4)
+    nibbles = unpack_neighbours(reader.next(half), count)
+    upper = np.frombuffer(reader.next(count), np.uint8)
+    nearest = count - int(np.count_nonzero(classes))
+    # Beyond class 0 there are few.
+    far = nearest + np.flatnonzero(upper[nearest:] != 0)
+    upper = np.concatenate([upper[:nearest], upper[far]])
+    order = classes.argsort(kind="stable")
+    lower = classes
+    lower[order] = nibbles
+    del nibbles
+    order = np.concatenate([order[:nearest], order[far]])
+    lower |= unpack(reader.next(half), 4, count)
+    return lower, order, upper
+
+
+def _join(reader: PartReader, tops: np.ndarray, lower: np.ndarray, out: np.ndarray) -> None:
+    """Fills `out` with patterns from their top words, to which the lower bytes of differences are
+    added, and from the next parts, the bytes below.
+    """
+    below = out.itemsize - 2
+    np.add(tops, lower, out=out)
+    if below:
+        out <<= 8 * below
+    for index in range(below):
+        plane = np.frombuffer(reader.next(out.size), np.uint8).astype(out.dtype)
+        plane <<= 8 * index
+        out |= plane
+
+
+def _pieces(by_class: np.ndarray, ends: Sequence[int]) -> list[bytes]:
+    """Cut at these places."""
+    return [piece.tobytes() for piece in np.split(by_class, ends)]
+
+
+def _piece_ends(classes: np.ndarray) -> list[int]:
+    """Where an entropy code ends in what is sorted by class: where a class does, unless it leaves
+    a piece that is too small for a code of its own.
+    """
+    ends: list[int] = []
+    for end in np.cumsum(np.bincount(classes)).tolist():
+        start = ends[-1] if ends else 0
+        if min(end - start, classes.size - end) >= _LEAST_PIECE:
+            ends.append(end)
+    return ends
 
 
 def _words(patterns: np.ndarray) -> np.ndarray:
@@ -107,11 +150,11 @@ def _words(patterns: np.ndarray) -> np.ndarray:
 
 
 def top_words(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The two highest bytes of f32 values in a type, u16[n]; the values are used up."""
+    """The two highest bytes of f32 values in a type, u16[n], contiguous; the values are used up."""
     if dtype in ("float32", "bfloat16"):
         patterns = values.view("<u4")
         patterns >>= 16
         return patterns.astype("<u2")
     with np.errstate(over="ignore"):
         typed = values.astype({"float16": "<f2", "float64": "<f8"}[dtype])
-    return typed.view("<u2")[typed.itemsize // 2 - 1 :: typed.itemsize // 2]
+    return _words(typed)[:, -1].copy()

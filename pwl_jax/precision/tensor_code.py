@@ -1,7 +1,7 @@
 """One tensor as a base of few bits and updates to the original, bit for bit.
 
 A tensor that is not `quantizable` is stored exactly in its first stage and has no later ones.
-Tensors are coded in slices (`planes.SLICE`), so that coding takes little memory beside the tensor
+Tensors are coded in slices (`planes.slices`), so that coding takes little memory beside the tensor
 itself. What the parts of a payload are is said in docs/bundle_format.md.
 """
 
@@ -199,16 +199,17 @@ def _refine(
     Values that the coarser grid clipped are followed up to four times beyond its end.
     """
     flat = np.ascontiguousarray(array).reshape(-1)
-    steps = np.empty(array.size, "<u2")
+    coded = np.empty(array.size, "<u2")
     finer = []
     for here, old in zip(planes.slices(array.size), codes, strict=True):
         start = old.refined(np.zeros(old.codes.size, np.int16), bits)
-        wanted = quantizer.nearest(dtypes.float_values(flat[here]), start.scales)
+        scales = start.scales() * np.float32(start.shrunk)
+        wanted = quantizer.nearest(dtypes.float_values(flat[here]), scales)
         np.clip(wanted, -(4 << (bits - 1)), (4 << (bits - 1)) - 1, out=wanted)
         moves = wanted.astype(np.int16) - start.codes
-        steps[here] = planes.zigzag(moves.view("<u2"))
+        coded[here] = planes.zigzag(moves.view("<u2"))
         finer.append(old.refined(moves, bits))
-    return steps, finer
+    return coded, finer
 
 
 def _encode_residual(
@@ -236,9 +237,9 @@ def _decode_chain(payloads: Sequence[StagePayload], out: np.ndarray) -> None:
             if header["kind"] == "residual":
                 residual.decode_slice(reader, codes, dtype, header["zeros"], out[here])
             else:
-                steps = np.empty(codes.codes.size, "<u2")
-                planes.decode_slice(reader, header["zeros"], steps)
-                codes = codes.refined(planes.unzigzag(steps).view("<i2"), header["bits"])
+                moves = np.empty(codes.codes.size, "<u2")
+                planes.decode_slice(reader, header["zeros"], moves)
+                codes = codes.refined(planes.unzigzag(moves).view("<i2"), header["bits"])
         if not is_exact(payloads[-1].header):
             values = codes.values()
             if not updates:

@@ -93,9 +93,6 @@ def parts_of(header: dict, data: bytes) -> list[bytes]:
     return parts
 
 
-SLICE = 1 << 18
-
-
 def unzigzag(z: int) -> int:
     return (z >> 1) ^ -(z & 1)
 
@@ -122,7 +119,8 @@ def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, by
     dtype, shape = chain[0][0]["dtype"], chain[0][0]["shape"]
     n = math.prod(shape)
     w = {"bfloat16": 2}.get(dtype) or np.dtype(dtype).itemsize
-    slices = [range(i, min(i + SLICE, n)) for i in range(0, n, SLICE)]
+    size = 1 << (15 if n < 1 << 17 else 16 if n < 1 << 18 else 17)
+    slices = [range(i, min(i + size, n)) for i in range(0, n, size)]
     codes: list[int] = []
     scales = offsets = np.zeros(0, np.float32)
     patterns: list[int] = []
@@ -159,7 +157,7 @@ def decode(chain: list, older: tuple[str, bytes] | None = None) -> tuple[str, by
                 bits, offsets = header["bits"], np.zeros_like(scales)
             case "residual":
                 for run in slices:
-                    patterns += restored(parts, header, codes, scales, bits, run, w)
+                    patterns += restored(parts, header, codes, scales, run, w)
         assert not parts
     if not patterns:
         patterns = values(codes, scales, offsets, dtype)
@@ -228,30 +226,22 @@ def restored(
     header: dict,
     codes: list[int],
     scales: np.ndarray,
-    bits: int,
     run: range,
     w: int,
 ) -> list[int]:
-    classes: list[list[int]] = [[] for _ in range(bits)]
-    for i in run:
-        classes[min(abs(codes[i]).bit_length(), bits - 1)].append(i)
     absent: set[int] = set()
     if header["zeros"]:
-        kept = flags(parts.pop(0), len(classes[0]))
-        absent = {i for i, flag in zip(classes[0], kept, strict=True) if not flag}
-        classes[0] = [i for i in classes[0] if i not in absent]
+        zeros = [i for i in run if codes[i] == 0]
+        kept = flags(parts.pop(0), len(zeros))
+        absent = {i for i, flag in zip(zeros, kept, strict=True) if not flag}
     present = [i for i in run if i not in absent]
+    ordered = sorted(present, key=lambda i: min(abs(codes[i]), 15))
     nibbles, highest = parts.pop(0), parts.pop(0)
-    difference = {}
-    at = start = 0
-    for members in classes:
-        size = -(-len(members) // 2)
-        middle = unpacked(nibbles[at : at + size], 4, len(members))
-        for k, i in enumerate(members):
-            difference[i] = middle[k] << 4 | highest[start + k] << 8
-        at += size
-        start += len(members)
-    assert (at, start) == (len(nibbles), len(highest))
+    assert (len(nibbles), len(highest)) == (-(-len(present) // 2), len(present))
+    difference = {
+        i: (nibbles[k // 2] >> (4 * (k % 2)) & 15) << 4 | highest[k] << 8
+        for k, i in enumerate(ordered)
+    }
     for i, low in zip(present, unpacked(parts.pop(0), 4, len(present)), strict=True):
         difference[i] |= low
     rest = list(zip(*(parts.pop(0) for _ in range(w - 2)), strict=True)) or [()] * len(present)

@@ -144,7 +144,7 @@ def test_grids_as_fine_or_coarse_as_can_be_take_little_time_and_memory(shape, ax
     channels = columns if axis == 1 else rows
     values = (rows if axis == 1 else columns) if axis is not None else count
     scales = channels * -(-values // group)
-    sizes = [scales + channels] * 2 + [1 << 17] * (count >> 18)
+    sizes = [scales + channels] * 2 + [1 << 16] * (count >> 17)
     frames = [zstandard.compress(bytes(size)) for size in sizes]
     header = {
         "kind": "codes", "dtype": "bfloat16", "shape": shape, "bits": 4, "axis": axis,

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from pwl_jax.precision import PrecisionError
-from pwl_jax.precision.packing import fields, join, pack, packed_bytes, split, unpack
+from pwl_jax.precision.packing import (
+    fields,
+    join,
+    pack,
+    pack_neighbours,
+    packed_bytes,
+    split,
+    unpack,
+    unpack_neighbours,
+)
 
 # Numbers 1, 2, 3 below 2^width, worked out on paper; the first runs fill the lowest bits.
 BY_HAND = {
@@ -27,6 +36,13 @@ def test_hand_worked_bytes(width):
     data = pack(np.asarray(numbers, np.uint8), width)
     assert data == bytes.fromhex(expected)
     assert unpack(data, width, 3).tolist() == numbers
+
+
+@pytest.mark.parametrize(("numbers", "expected"), [([], ""), ([9], "09"), ([1, 2, 15], "21 0f")])
+def test_neighbours_by_hand(numbers, expected):
+    packed = pack_neighbours(np.asarray(numbers, np.uint8)).tobytes()
+    assert packed == bytes.fromhex(expected)
+    assert unpack_neighbours(packed, len(numbers)).tolist() == [16 * number for number in numbers]
 
 
 @pytest.mark.parametrize("bits", CODES_BY_HAND)

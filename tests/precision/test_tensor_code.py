@@ -1,5 +1,7 @@
 """Base and updates: every bit comes back, and each stage is what `expand` says."""
 
+import tracemalloc
+
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -181,3 +183,19 @@ def test_eight_bits_are_closer_than_four():
     four, eight = (expand(array, bits, (4, 8, "exact")) - array for bits in (4, 8))
     assert np.linalg.norm(four) < 0.25 * np.linalg.norm(array)
     assert np.linalg.norm(eight) < 0.1 * np.linalg.norm(four)
+
+
+@pytest.mark.parametrize("shape", [(128, 512), (3, 3, 128, 128), (2304, 256)])
+def test_restoring_takes_three_times_the_tensor(shape):
+    wide = np.random.default_rng(0).standard_normal(shape, np.float32)
+    array = (wide.view(np.uint32) >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)
+    payloads = encode_tensor(array, (4, "exact"))
+    decode_tensor(payloads)
+    tracemalloc.start()
+    try:
+        restored = decode_tensor(payloads)
+        extra = tracemalloc.get_traced_memory()[1] - restored.nbytes
+    finally:
+        tracemalloc.stop()
+    assert restored.tobytes() == array.tobytes()
+    assert extra <= 3 * array.nbytes
