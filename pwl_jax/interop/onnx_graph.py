@@ -147,7 +147,9 @@ class Graph:
         nodes, used = _needed([*self._nodes, last], name)
         constants = [tensor for key, tensor in self._constants.items() if key in used]
         stored = [
-            numpy_helper.from_array(array, key) for key, array in weights.items() if key in used
+            numpy_helper.from_array(np.asarray(array, onnx_dtype(array.dtype)), key)
+            for key, array in weights.items()
+            if key in used
         ]
         graph = helper.make_graph(
             nodes,
