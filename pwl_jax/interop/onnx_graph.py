@@ -179,9 +179,7 @@ class Graph:
 
     def _batch_size(self, size: Dim) -> str:
         if size != self._batch:
-            raise OnnxError(
-                f"an array is made of the size {size}, which no ONNX rule here computes"
-            )
+            raise OnnxError(f"it makes an array of size {size}; expected the batch or a number")
         return self.node("Shape", self._batch_of, start=0, end=1)
 
 

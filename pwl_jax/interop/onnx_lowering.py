@@ -93,6 +93,8 @@ def _applied(graph: Graph, equation: Any, operands: list[Operand]) -> Sequence[O
         if isinstance(inner, core.ClosedJaxpr):
             return _walked(graph, inner.jaxpr, inner.consts, operands)
         return _walked(graph, inner, (), operands)
+    if name == "dim_as_value":
+        raise OnnxError("it computes with the size of the batch, for which there is no ONNX rule")
     if all(isinstance(operand, np.ndarray) for operand in operands) and _is_static(equation):
         found = equation.primitive.bind(*operands, **equation.params)
         return [np.asarray(array) for array in (found if isinstance(found, list) else [found])]
