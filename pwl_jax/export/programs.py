@@ -1,6 +1,7 @@
 """Block programs with weights as inputs: StableHLO for CPU, GPU and TPU, and ONNX."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from pwl_jax.hybrid.masks import entry_name, leaf_name
 from pwl_jax.interop.onnx_graph import OnnxError
 from pwl_jax.interop.onnx_program import onnx_program
 from pwl_jax.ladder import Unit
-from pwl_jax.models.block_network import Variables
+from pwl_jax.models.block_network import BlockNetwork, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OWN_STREAM = "own"
@@ -132,4 +133,10 @@ def input_of(hybrid: HybridNetwork, unit: Unit) -> tuple[tuple[int, ...], jnp.dt
         return network.input_shape, jnp.dtype(jnp.float32)
     # A block's input has been through a converter's or its own network's computation type.
     dtype = (hybrid.decoders if network is hybrid.teacher else hybrid.encoders)[boundary].dtype
-    return network.boundary_shapes()[boundary], dtype
+    return _boundary_shapes(network)[boundary], dtype
+
+
+@functools.cache
+def _boundary_shapes(network: BlockNetwork) -> tuple[tuple[int, ...], ...]:
+    """As the network gives them, traced once for all of its units."""
+    return network.boundary_shapes()

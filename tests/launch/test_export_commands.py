@@ -19,13 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(command, **flags):
+    given = (f"--{name}={value}" for name, value in flags.items() if value is not None)
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            f"launch.{command}",
-            *(f"--{k}={v}" for k, v in flags.items() if v is not None),
-        ],
+        [sys.executable, "-m", f"launch.{command}", *given],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -67,6 +63,7 @@ def test_weights_of_a_composition(trained, tmp_path):
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.slow
 def test_one_composition_as_onnx_with_folded_norms(trained, tmp_path):
     output = tmp_path / "x.onnx"
     flags = {"workdir": trained, "composition": "TSS", "format": "onnx", "fold_batch_norm": "true"}
@@ -85,6 +82,7 @@ def test_one_composition_as_onnx_with_folded_norms(trained, tmp_path):
     assert json.loads(said["preprocessing"])["input_shape"] == [8, 8, 1]
 
 
+@pytest.mark.slow
 def test_a_teacher_alone_needs_no_composition(tmp_path):
     write_network(tmp_path / "w", network_of("teacher"))
     output = tmp_path / "x.safetensors"
