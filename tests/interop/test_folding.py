@@ -51,9 +51,8 @@ def test_logits_stay(family, composition):
 def test_kernel_and_bias_are_those_of_the_rule():
     """f = s / sqrt(v + e): the kernel times f, the bias (c - m) f + b."""
     model = tiny_model("vgg")
-    composition = Composition.parse("TSS")
-    folded = check_folded(model.hybrid, model.variables, composition, images_of(model, 1))
-    tensors = tensors_of(composition_path(model.hybrid, model.variables, composition))
+    path = composition_path(model.hybrid, model.variables, Composition.parse("TSS"))
+    tensors, folded = tensors_of(path), tensors_of(folded_path(model.hybrid, path))
     student, stem = "student/params/block1", "student/batch_stats/entry0/block1/norm0"
     factor = tensors[f"{student}/norm0/scale"] / np.sqrt(tensors[f"{stem}/var"] + 1e-5)
     kernel = tensors[f"{student}/conv0/kernel"] * factor

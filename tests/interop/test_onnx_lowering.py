@@ -60,6 +60,9 @@ FUNCTIONS = {
         x.shape[0], 30, 8
     ),
     "axes in another order": lambda x: x.transpose(0, 3, 1, 2)[:, :, None].squeeze(2),
+    "two orders of the same axes": lambda x: (
+        x[:, :4, :4].transpose(0, 1, 3, 2) - 2 * x[:, :4, :4].transpose(0, 2, 1, 3)
+    ),
     "one place": lambda x: x[:, 2] + x[:, -1],
     "a run of places": lambda x: x[:, 1:4, :, 2:],
     "every second place": lambda x: x[:, ::2, 1::2],
@@ -115,6 +118,7 @@ def test_onnx_runtime_computes_what_jax_does(name):
         (lambda x: x[:, (x.max() > 0).astype(jnp.int32)], "gathers by indices that are computed"),
         (lambda x: x[0], "computes with the size of the batch"),
         (lambda x: jax.lax.slice_in_dim(x, 0, x.shape[0] - 1), "takes a part of the batch"),
+        (lambda x: x[:, jnp.array([0, 9])], "reads beyond the end"),
         (lambda x: jax.lax.switch(jnp.int32(x.sum()), [jnp.sin, jnp.cos], x), "computes 'cond'"),
         (lambda x: jnp.zeros((2 * x.shape[0], 3)), r"array of size 2\*b;"),
         (
