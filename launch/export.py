@@ -48,6 +48,11 @@ _MEASURE = flags.DEFINE_bool("measure", True, "Measure the rungs; needs the data
 _ORDER = flags.DEFINE_enum(
     "order", "measured", ["measured", "prefix"], "Order of swaps: the best measured, or prefix."
 )
+_PROGRAMS = flags.DEFINE_list(
+    "programs",
+    ["stablehlo", "onnx"],
+    "Formats of the block programs: stablehlo for JAX, onnx for ONNX Runtime; or one of the two.",
+)
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Best on the validation split, or the last."
 )
@@ -137,7 +142,11 @@ def _export_model(path: str, against: Any) -> None:
         else:
             print(f"the same bits for all of {weights:,} weights; --base_budget plans them")
     options = BundleOptions(
-        coding_flags.quantization("last"), budget or None, _SIGN_KEY.value, against
+        coding_flags.quantization("last"),
+        budget or None,
+        _SIGN_KEY.value,
+        against,
+        tuple(_PROGRAMS.value),
     )
     manifest = export_bundle(model, _BUNDLE.value, stages, validation, test, order, options)
     given = () if against is None else [against]

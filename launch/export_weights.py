@@ -1,10 +1,17 @@
-r"""Writes the weights of one composition of a distilled pair to a single file.
+"""Writes the weights of one composition of a distilled pair, or of one network, to a single file.
 
   python -m launch.export_weights --workdir=W/pwl --composition=TTSS --output=x.safetensors
+  python -m launch.export_weights --workdir=W/pwl --composition=TTSS --format=onnx --output=x.onnx
+  python -m launch.export_weights --workdir=W/teacher --format=onnx --output=teacher.onnx
   python -m launch.export_weights --workdir=W/pwl --format=baseline --output=DIR
 
-SSSS is the student alone, TTTT the teacher alone. The file holds the tensors that the composition
-reads, under their names in the checkpoint, and the pair's complete spec.
+SSSS is the student alone, TTTT the teacher alone; a network that was trained alone needs no
+--composition. A safetensors file holds the tensors that the composition reads, under their names in
+the checkpoint. An ONNX file is the network itself, images to logits for any batch, in float32. Both
+say in their metadata which pair, composition, classes and preprocessing they are of.
+
+--fold_batch_norm folds every BatchNorm into the convolution before it: fewer tensors and faster
+inference elsewhere, logits equal but for rounding.
 
 --format=baseline writes a whole pair, or a network trained alone, as a checkpoint folder of the
 PyTorch baseline, which its eval_swapnet.py evaluates.
@@ -18,14 +25,22 @@ from absl import flags
 from launch import cli, import_flag
 from pwl_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a distillation.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of a distillation, or of one network.", required=True
+)
 _COMPOSITION = flags.DEFINE_string(
-    "composition", None, "One letter T or S a block, such as TTSS; not with --format=baseline."
+    "composition", None, "One letter T or S a block, such as TTSS; not needed for one network."
 )
-_FORMAT = flags.DEFINE_enum(
-    "format", "safetensors", ["safetensors", "baseline"], "Format of the file or folder."
+_FORMAT = flags.DEFINE_enum("format", "safetensors", ["safetensors", "onnx", "baseline"], "Format.")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "The file to write, ending in .<format>, one that exists is replaced; or a new folder.",
+    required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "The file or folder to write.", required=True)
+_FOLD = flags.DEFINE_bool(
+    "fold_batch_norm", False, "Fold BatchNorms into the convolutions before them."
+)
 _TRANSFORMERS = flags.DEFINE_enum(
     "transformers",
     None,
@@ -48,18 +63,43 @@ def main() -> None:
 
 def _write_composition() -> None:
     from pwl_jax import interop
+    from pwl_jax.export.exporter import as_hybrid
     from pwl_jax.ladder import Composition
     from pwl_jax.training import workdir
 
-    if _COMPOSITION.value is None:
-        raise UserError("--composition is missing; expected one letter T or S a block")
-    blocks = workdir.read_config(_WORKDIR.value).pair.num_blocks
-    composition = Composition.parse(_COMPOSITION.value, blocks)
+    path, where = _OUTPUT.value, _WORKDIR.value
+    if not path.endswith(f".{_FORMAT.value}"):
+        raise UserError(f"--output is '{path}'; expected a name that ends in .{_FORMAT.value}")
     which: Any = _CHECKPOINT.value
-    model = workdir.load_model(_WORKDIR.value, which)
-    weights = interop.ComposedWeights(model.config.pair, composition, model.variables)
-    size = interop.write_weights(_OUTPUT.value, weights)
-    print(f"{composition} of step {model.step}, {size:,} bytes of weights: {_OUTPUT.value}")
+    config = workdir.read_config(where)
+    composition = None
+    if _COMPOSITION.value is not None:
+        composition = Composition.parse(_COMPOSITION.value, config.pair.num_blocks)
+    model: workdir.TrainedModel | workdir.TrainedNetwork
+    if config.task != "distill":
+        model = workdir.load_network(where, which)
+        if composition not in (None, model.composition):
+            raise UserError(
+                f"'{where}' holds a {config.task} alone, which is {model.composition}; "
+                f"--composition is {composition}"
+            )
+        composition = model.composition
+    elif composition is None:
+        raise UserError("--composition is missing; expected one letter T or S a block")
+    else:
+        model = workdir.load_model(where, which)
+    weights = interop.ComposedWeights(
+        config.pair,
+        composition,
+        as_hybrid(model)[1],
+        workdir.class_names(config),
+        workdir.preprocessing_of(config),
+    )
+    write = interop.write_weights
+    if _FORMAT.value == "onnx":
+        from pwl_jax.interop.onnx_weights import write_onnx as write
+    size = write(path, weights, _FOLD.value)
+    print(f"{composition} of step {model.step}, {size:,} bytes of weights: {path}")
 
 
 def _write_baseline() -> None:
@@ -68,6 +108,8 @@ def _write_baseline() -> None:
 
     if _COMPOSITION.value is not None:
         raise UserError("--composition is not for --format=baseline, which takes the whole pair")
+    if _FOLD.value:
+        raise UserError("--fold_batch_norm is not for --format=baseline, which keeps them")
     which: Any = _CHECKPOINT.value
     kept = baseline_folder.read_kept(_WORKDIR.value)
     naming: Any = _TRANSFORMERS.value

@@ -1,16 +1,13 @@
 """Reading inputs and writing results, on local disks or where `etils.epath` reaches."""
 
-import contextlib
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from pwl_jax.bundle.stores import remote_path
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.errors import UserError
 
 
@@ -45,7 +42,7 @@ def read_bytes(path: str) -> bytes:
       UserError: it cannot be read.
     """
     try:
-        return _remote(path).read_bytes() if is_remote(path) else Path(path).read_bytes()
+        return remote_path(path).read_bytes() if "://" in path else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -65,45 +62,3 @@ def write_bytes(path: str, data: bytes) -> None:
     """
     with written_whole(path) as file:
         file.write(data)
-
-
-@contextlib.contextmanager
-def written_whole(path: str) -> Iterator[IO[bytes]]:
-    """A seekable file to write, which is put at `path` only when the context ends well.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    try:
-        if is_remote(path):
-            with tempfile.TemporaryFile() as file:
-                yield file
-                file.seek(0)
-                with _remote(path).open("wb") as target:
-                    shutil.copyfileobj(file, target, 1 << 20)
-            return
-        place = Path(path)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                yield file
-            temporary.replace(place)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is an address such as gs://bucket/name."""
-    return "://" in path
-
-
-def _remote(path: str) -> Any:
-    try:
-        from etils import epath
-    except ImportError as error:
-        raise UserError(f"reading or writing {path} needs the package etils[epath]") from error
-    return epath.Path(path)

@@ -15,10 +15,11 @@ A delta bundle holds what changed since another one, which --against names.
 
 from absl import flags
 
-from launch import bundle_flags, cli, files
+from launch import bundle_flags, cli
 from pwl_jax.bundle import BundleReader
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout
 from pwl_jax.bundle.tensor_bundle import metadata_of
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Bits, Unit, parse_bits
 from pwl_jax.precision import byte_count
@@ -36,7 +37,7 @@ def main() -> None:
     chosen = stages_at(reader, stage)
     declared = {name: (entry.dtype, entry.shape) for name, entry in reader.manifest.tensors.items()}
     layout = SafetensorsLayout(declared, metadata_of(reader.manifest))
-    with files.written_whole(_OUTPUT.value) as file:
+    with written_whole(_OUTPUT.value) as file:
         layout.write_header(file)
         for unit, here in chosen.items():
             for name, array in reader.each_tensor(unit, here):

@@ -1,6 +1,5 @@
 """Answers from a training workdir as a bundle's executor would: same programs, same batches."""
 
-import contextlib
 import os
 from typing import Any
 
@@ -57,7 +56,9 @@ def workdir_prediction(
         runner.run(steps, batch)[:count]
         for batch, count in padded_batches(images, LARGEST_BATCH, exact=True)
     ]
-    return Prediction(np.concatenate(logits), exact.name, runner.name, _class_names(model))
+    return Prediction(
+        np.concatenate(logits), exact.name, runner.name, workdir.class_names(model.config)
+    )
 
 
 def exact_rung(text: str | None, blocks: int) -> Rung:
@@ -87,10 +88,3 @@ def _steps(model: Model, composition: Composition, runner: Executor) -> tuple[St
         block = runner.load(program, tensors[unit])
         steps.append(Step(block, OWN_STREAM if entry is None else str(entry)))
     return tuple(steps)
-
-
-def _class_names(model: Model) -> tuple[str, ...]:
-    """Where the data are not at hand, classes go by their numbers."""
-    with contextlib.suppress(UserError):
-        return workdir.open_data(model.config, "test").classes
-    return ()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from experiments.faults.mutations import MUTATIONS, Changes
 from experiments.faults.sample_bundles import Sample, sample_bundles
-from launch import files
 from pwl_jax.bundle import BundleReader
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout, read_safetensors
 from pwl_jax.bundle.tensor_bundle import metadata_of
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import EXACT, Unit
 
@@ -112,7 +112,7 @@ def _read(sample: Sample, folder: Path) -> tuple[str, str]:
         )
         "\n".join(description(reader)).encode()
         tensors = reader.manifest.tensors
-        with files.written_whole(str(folder.parent / "restored")) as file:
+        with written_whole(str(folder.parent / "restored")) as file:
             declared = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
             layout = SafetensorsLayout(declared, metadata_of(reader.manifest))
             layout.write_header(file)

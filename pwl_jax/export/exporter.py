@@ -17,7 +17,7 @@ from pwl_jax.bundle import BundleReader, BundleWriter, Manifest
 from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
 from pwl_jax.export.measure import CODED, Measurer, arriving_bytes, chosen_order, expanded
-from pwl_jax.export.programs import export_program, units_of
+from pwl_jax.export.programs import FORMATS, export_program, units_of
 from pwl_jax.export.sensitivity import planned_widths
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import entry_name, leaf_names, unit_of
@@ -50,12 +50,14 @@ class BundleOptions:
         gives all of them the stage's bits.
       sign_key: Ed25519 private key, as PEM file or key, that signs the manifest.
       against: a bundle that the client has; only what changed since is written.
+      programs: formats of the block programs, of `FORMATS`; sizes in the ladder count the first.
     """
 
     quantization: precision.Quantization = precision.Quantization()
     base_budget: float | None = None
     sign_key: Any = None
     against: BundleReader | None = None
+    programs: tuple[str, ...] = tuple(FORMATS)
 
 
 def export_bundle(
@@ -84,12 +86,17 @@ def export_bundle(
 
     Raises:
       UserError: precisions that make no ladder, a budget that cannot be kept or has no data to be
-        spent by, or a path that cannot be written.
+        spent by, a path that cannot be written, or a unit without program in one of the formats.
     """
     stages = _checked(bits, options)
     hybrid, variables = as_hybrid(model)
-    # First of all, so that a path that cannot be written is said before anything is measured.
+    # Path and programs first, so that what fails there is said before anything is measured.
     with BundleWriter(path, sign_key=options.sign_key, against=options.against) as writer:
+        tensors = unit_tensors(hybrid, variables)
+        for unit in tensors:
+            for format in options.programs:
+                program = export_program(hybrid, variables, unit, format)
+                writer.add_program(unit, format, program.data, program.bindings)
         evaluator = Evaluator(hybrid, device_mesh())
         prepared = [_prepared(model, source) for source in (validation, test)]
         widths: dict[str, tuple[Bits, ...]] = {}
@@ -101,7 +108,6 @@ def export_bundle(
             widths = planned_widths(
                 evaluator, variables, stages, options.base_budget, prepared[0], options.quantization
             )
-        tensors = unit_tensors(hybrid, variables)
         for unit, arrays in tensors.items():
             coded = unit.kind in CODED
             writer.add_unit(
@@ -111,8 +117,6 @@ def export_bundle(
                 widths=widths,
                 quantization=options.quantization,
             )
-            program = export_program(hybrid, variables, unit)
-            writer.add_program(unit, "stablehlo", program.data, program.bindings)
         trees = functools.lru_cache(
             lambda at: expanded(variables, at, stages, options.quantization, widths)
         )
@@ -168,6 +172,9 @@ def unit_tensors(hybrid: HybridNetwork, variables: Variables) -> dict[Unit, dict
 
 def _checked(bits: Sequence[Bits], options: BundleOptions) -> tuple[Bits, ...]:
     """The stages; of a delta only `exact`, whatever is given."""
+    formats = options.programs
+    if not formats or set(formats) - set(FORMATS) or len(set(formats)) < len(formats):
+        raise UserError(f"programs is '{','.join(formats)}'; expected some of {','.join(FORMATS)}")
     if options.against is not None:
         if options.base_budget is not None:
             raise UserError("base_budget is for codes, and a delta has none; leave one of them out")

@@ -1,8 +1,9 @@
-"""Block programs for the bundle: StableHLO with weights as inputs, for CPU, GPU and TPU."""
+"""Block programs with weights as inputs: StableHLO for CPU, GPU and TPU, and ONNX."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -10,18 +11,21 @@ import jax.numpy as jnp
 
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import entry_name, leaf_name
+from pwl_jax.interop.onnx_graph import OnnxError
+from pwl_jax.interop.onnx_program import onnx_program
 from pwl_jax.ladder import Unit
-from pwl_jax.models.block_network import Variables
+from pwl_jax.models.block_network import BlockNetwork, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OWN_STREAM = "own"
+STABLEHLO = "stablehlo"
 
 
 class UnitProgram(NamedTuple):
     """A unit's program and the tensors it takes.
 
     Attributes:
-      data: serialised `jax.export.Exported` of f(*tensors, x) -> y, batch symbolic.
+      data: f(*tensors, x) -> y for any batch: a serialised `jax.export.Exported` or ONNX model.
       bindings: tensor names in the order of the arguments, by entry stream.
     """
 
@@ -62,28 +66,48 @@ def tensor_names(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> dic
     }
 
 
-def export_program(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> UnitProgram:
-    """The unit's program, lowered for every platform.
+def export_program(
+    hybrid: HybridNetwork, variables: Variables, unit: Unit, format: str = STABLEHLO
+) -> UnitProgram:
+    """The unit's program in a format of `FORMATS`.
 
     Args:
       hybrid: the network.
       variables: its tree, or its shapes.
       unit: a block or a converter that is no identity.
+      format: `stablehlo`, lowered for every platform, or `onnx`.
+
+    Raises:
+      OnnxError: the unit computes something that cannot be said in ONNX.
     """
-    example = hybrid.unit_variables(variables, unit)
-    leaves, structure = jax.tree.flatten(example)
+    leaves, structure = jax.tree.flatten(hybrid.unit_variables(variables, unit))
 
     def program(*arguments: jax.Array) -> jax.Array:
         *tensors, x = arguments
         return hybrid.run(unit, jax.tree.unflatten(structure, tensors), x)
 
+    shape, dtype = input_of(hybrid, unit)
+    try:
+        data = FORMATS[format](program, leaves, shape, dtype)
+    except OnnxError as error:
+        raise OnnxError(
+            f"no ONNX program can be made of {unit}: {error} (--programs=stablehlo does without)"
+        ) from error
+    return UnitProgram(data, tensor_names(hybrid, variables, unit))
+
+
+def _stablehlo_program(
+    function: Callable[..., jax.Array], tensors: Sequence[Any], shape: Sequence[int], dtype: Any
+) -> bytes:
     (batch,) = jax.export.symbolic_shape("b")
-    shape, dtype = _input_of(hybrid, unit)
-    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    specs = [jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in tensors]
     specs.append(jax.ShapeDtypeStruct((batch, *shape), dtype))
     with _no_source_lines():
-        exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*specs)
-    return UnitProgram(bytes(exported.serialize()), tensor_names(hybrid, variables, unit))
+        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*specs)
+    return bytes(exported.serialize())
+
+
+FORMATS = {STABLEHLO: _stablehlo_program, "onnx": onnx_program}
 
 
 @contextlib.contextmanager
@@ -101,7 +125,7 @@ def _no_source_lines() -> Iterator[None]:
         jax.config.update(option, before)
 
 
-def _input_of(hybrid: HybridNetwork, unit: Unit) -> tuple[tuple[int, ...], jnp.dtype]:
+def input_of(hybrid: HybridNetwork, unit: Unit) -> tuple[tuple[int, ...], jnp.dtype]:
     """Shape of one example and type of what the unit takes."""
     network = hybrid.teacher if unit.kind in ("teacher", "encoder") else hybrid.student
     boundary = unit.index if unit.kind in ("encoder", "decoder") else unit.index - 1
@@ -109,4 +133,10 @@ def _input_of(hybrid: HybridNetwork, unit: Unit) -> tuple[tuple[int, ...], jnp.d
         return network.input_shape, jnp.dtype(jnp.float32)
     # A block's input has been through a converter's or its own network's computation type.
     dtype = (hybrid.decoders if network is hybrid.teacher else hybrid.encoders)[boundary].dtype
-    return network.boundary_shapes()[boundary], dtype
+    return _boundary_shapes(network)[boundary], dtype
+
+
+@functools.cache
+def _boundary_shapes(network: BlockNetwork) -> tuple[tuple[int, ...], ...]:
+    """As the network gives them, traced once for all of its units."""
+    return network.boundary_shapes()

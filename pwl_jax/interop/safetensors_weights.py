@@ -1,8 +1,9 @@
 """The tensors that one composition reads, as one .safetensors file.
 
 Names are those of the checkpoint tree and of bundles. The file's metadata hold `format`
-("pwl-weights"), `version` ("1"), `composition` and `pair`, the complete spec as JSON. A student
-alone is the composition of S only.
+("pwl-weights"), `version` ("1"), `composition` and `pair`, the complete spec as JSON; where they
+are known `classes`, the names as a JSON list, and `preprocessing`, as a manifest has it; and
+`folded` ("batch_norm") if BatchNorms are folded. A student alone is the composition of S only.
 """
 
 import dataclasses
@@ -15,10 +16,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from pwl_jax.bundle import BundleError, safetensors_file
+from pwl_jax.bundle import BundleError, Preprocessing, safetensors_file
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.errors import UserError
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import leaf_names
+from pwl_jax.interop.composition_path import composition_path, tensors_of
+from pwl_jax.interop.folding import folded_path
 from pwl_jax.ladder import Composition
 from pwl_jax.models.block_network import Variables
 from pwl_jax.models.registry import PairSpec
@@ -38,35 +42,65 @@ class ComposedWeights:
     Attributes:
       pair: complete spec of both networks.
       composition: which of its blocks are filled.
-      variables: the hybrid's whole tree, NumPy leaves; zero where the composition reads nothing.
+      variables: of the hybrid's tree at least what the composition reads; as `read_weights` gives
+        it the whole, NumPy leaves, zero where the composition reads nothing.
+      classes: their names, in the order of the logits; empty where they are not known.
+      preprocessing: how images become the network's input; None where that is not known.
     """
 
     pair: PairSpec
     composition: Composition
     variables: Variables
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
-def write_weights(path: epath.PathLike, weights: ComposedWeights) -> int:
+def write_weights(
+    path: epath.PathLike, weights: ComposedWeights, fold_batch_norm: bool = False
+) -> int:
     """Writes what the composition reads of `weights.variables`; equal weights give equal bytes.
+
+    Args:
+      path: of the file.
+      weights: of one composition.
+      fold_batch_norm: write convolutions with their BatchNorms folded into them (see `folding`).
+        Such a file is for other programs: `read_weights` refuses it.
 
     Returns:
       Bytes of the tensors.
 
     Raises:
-      InteropError: the path cannot be written; nothing is left there then.
+      FoldingError: a BatchNorm that cannot be folded.
+      UserError: the path cannot be written; nothing is left there then.
     """
     hybrid = HybridNetwork.from_pair(weights.pair)
-    host = jax.device_get(weights.variables)
-    named = dict(zip(leaf_names(host), map(np.asarray, jax.tree.leaves(host)), strict=True))
-    read = {name: named[name] for name in _names_read(hybrid, weights.variables, weights)}
+    steps = composition_path(hybrid, jax.device_get(weights.variables), weights.composition)
+    if fold_batch_norm:
+        steps = folded_path(hybrid, steps)
+    tensors = {name: np.asarray(tensor) for name, tensor in tensors_of(steps).items()}
+    metadata = metadata_of(weights, FORMAT, fold_batch_norm)
+    with written_whole(path) as file:
+        file.write(safetensors_file.write_safetensors(tensors, metadata))
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def metadata_of(weights: ComposedWeights, format: str, folded: bool) -> dict[str, str]:
+    """What a file of such weights says of itself."""
     metadata = {
-        "format": FORMAT,
+        "format": format,
         "version": VERSION,
         "composition": str(weights.composition),
-        "pair": canonical_json(weights.pair.to_dict()).decode(),
+        "pair": _json(weights.pair.to_dict()),
     }
-    _write_whole(epath.Path(path), safetensors_file.write_safetensors(read, metadata))
-    return sum(array.nbytes for array in read.values())
+    if weights.classes:
+        metadata["classes"] = _json(list(weights.classes))
+    if weights.preprocessing is not None:
+        metadata["preprocessing"] = _json(weights.preprocessing.to_dict())
+    return metadata | ({"folded": "batch_norm"} if folded else {})
+
+
+def _json(value: Any) -> str:
+    return canonical_json(value).decode()
 
 
 def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> ComposedWeights:
@@ -82,17 +116,18 @@ def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> Composed
     """
     where = os.fspath(path)
     tensors, metadata = read_tensors(path)
-    found, composition = _checked_metadata(metadata, where)
+    weights = _described(metadata, where)
     if pair is not None:
-        _check_pair(found, pair, where)
-    hybrid = HybridNetwork.from_pair(found)
-    if len(composition) != hybrid.num_blocks:
+        _check_pair(weights.pair, pair, where)
+    hybrid = HybridNetwork.from_pair(weights.pair)
+    if len(weights.composition) != hybrid.num_blocks:
         raise InteropError(
-            f"{where} names composition {composition}; its pair has {hybrid.num_blocks} blocks"
+            f"{where} names composition {weights.composition}; its pair has {hybrid.num_blocks} "
+            "blocks"
         )
     like = jax.eval_shape(hybrid.init, jax.random.key(0))
-    weights = ComposedWeights(found, composition, like)
-    _check_names(tensors, _names_read(hybrid, like, weights), where)
+    read = tensors_of(composition_path(hybrid, like, weights.composition))
+    _check_names(tensors, list(read), where)
 
     def leaf(name: str, expected: jax.ShapeDtypeStruct) -> np.ndarray:
         array = tensors.get(name)
@@ -130,12 +165,6 @@ def read_tensors(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str,
         raise InteropError(str(error)) from error
 
 
-def _names_read(hybrid: HybridNetwork, tree: Variables, weights: ComposedWeights) -> list[str]:
-    mask = hybrid.mask_of(tree, weights.composition)
-    names = zip(leaf_names(mask), jax.tree.leaves(mask), strict=True)
-    return [name for name, read in names if read]
-
-
 def _check_names(tensors: Mapping[str, Any], expected: list[str], where: str) -> None:
     for name in expected:
         if name not in tensors:
@@ -147,7 +176,8 @@ def _check_names(tensors: Mapping[str, Any], expected: list[str], where: str) ->
             )
 
 
-def _checked_metadata(metadata: Mapping[str, str], where: str) -> tuple[PairSpec, Composition]:
+def _described(metadata: Mapping[str, str], where: str) -> ComposedWeights:
+    """What the metadata say, the variables left empty."""
     if metadata.get("format") != FORMAT:
         raise InteropError(
             f"{where} holds no weights of a composition (its metadata name no format '{FORMAT}')"
@@ -159,12 +189,24 @@ def _checked_metadata(metadata: Mapping[str, str], where: str) -> tuple[PairSpec
     for name in ("composition", "pair"):
         if name not in metadata:
             raise InteropError(f"{where} lacks '{name}' in its metadata")
+    if "folded" in metadata:
+        raise InteropError(
+            f"{where} holds folded BatchNorms, which cannot be taken apart again; expected weights "
+            "that were written without --fold_batch_norm"
+        )
     try:
         composition = Composition.parse(metadata["composition"])
         spec = json.loads(metadata["pair"])
         if not isinstance(spec, dict):
             raise InteropError("its pair is no JSON object")
-        return PairSpec.from_dict(spec), composition
+        classes = json.loads(metadata.get("classes", "[]"))
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise InteropError("its classes are no JSON list of names")
+        preprocessing = json.loads(metadata.get("preprocessing", "null"))
+        if preprocessing is not None:
+            preprocessing = Preprocessing.from_dict(preprocessing)
+        pair = PairSpec.from_dict(spec)
+        return ComposedWeights(pair, composition, {}, tuple(classes), preprocessing)
     except (UserError, ValueError, TypeError, RecursionError) as error:
         raise InteropError(f"{where}: {error}") from error
 
@@ -189,19 +231,3 @@ def _read_whole(path: epath.Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InteropError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _write_whole(path: epath.Path, data: bytes) -> None:
-    """All or nothing: written beside, then renamed. Remote stores publish objects whole."""
-    partial = path if "://" in str(path) else path.parent / f".{path.name}.{os.getpid()}.part"
-    try:
-        try:
-            partial.write_bytes(data)
-            if partial != path:
-                partial.replace(path)
-        except BaseException:
-            if partial != path:
-                partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InteropError(f"cannot write {path}: {error.strerror or error}") from error

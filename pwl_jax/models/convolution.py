@@ -65,12 +65,18 @@ def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     x: [batch, height, width, c] to [batch, ~height/stride, ~width/stride, size * size * c], in the
     order of a kernel of shape [size, size, c, features].
     """
-    height, width = x.shape[1:3]
+    batch, height, width, channels = x.shape
     pad = (size // 2, size // 2)
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    # As `x[:, row : row + height : stride, ...]`, which is a gather where the batch is symbolic.
     return jnp.concatenate(
         [
-            x[:, row : row + height : stride, column : column + width : stride]
+            jax.lax.slice(
+                x,
+                (0, row, column, 0),
+                (batch, row + height, column + width, channels),
+                (1, stride, stride, 1),
+            )
             for row in range(size)
             for column in range(size)
         ],

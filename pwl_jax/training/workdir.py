@@ -1,5 +1,6 @@
 """A run's folder: the config it was started with, and the networks of its checkpoints."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from etils import epath
 
 from pwl_jax.bundle.preprocessing import Preprocessing
 from pwl_jax.data import pipeline, sources
+from pwl_jax.errors import UserError
 from pwl_jax.hybrid import HybridNetwork, live_bytes
 from pwl_jax.ladder import Composition
 from pwl_jax.models.block_network import BlockNetwork, Variables
@@ -228,6 +230,13 @@ def _multi_label(config: RunConfig) -> bool | None:
     if config.task == "distill":
         return False
     return sources.is_multi_label(config.data.name, config.data.data_dir)
+
+
+def class_names(config: RunConfig) -> tuple[str, ...]:
+    """Names of the classes that a run was trained on; none where its data are not at hand."""
+    with contextlib.suppress(UserError):
+        return open_data(config, "test").classes
+    return ()
 
 
 def measure_network(

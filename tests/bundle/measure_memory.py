@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from launch import files
 from pwl_jax.bundle import BundleReader, BundleWriter, Preprocessing
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.ladder import Unit
 
 UNIT = Unit("teacher", 0)
@@ -50,7 +50,7 @@ def verify(folder: Path) -> None:
 def restore(folder: Path) -> None:
     reader = BundleReader.open(folder)
     layout = SafetensorsLayout({n: (t.dtype, t.shape) for n, t in reader.manifest.tensors.items()})
-    with files.written_whole(f"{folder}.safetensors") as file:
+    with written_whole(f"{folder}.safetensors") as file:
         layout.write_header(file)
         for name, array in reader.each_tensor(UNIT, "exact"):
             layout.write_tensor(file, name, array)

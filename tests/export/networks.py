@@ -7,6 +7,7 @@ import jax
 from pwl_jax.hybrid.masks import entry_name, leaf_names
 from pwl_jax.runtime import LiveModel
 from pwl_jax.training import workdir
+from pwl_jax.training.checkpoints import Checkpoints
 from pwl_jax.training.config import DataConfig
 from tests.tiny_models import tiny_model
 
@@ -20,6 +21,14 @@ def network_of(task, family="vgg", data="digits"):
     config = dataclasses.replace(pair.config, task=task, data=DataConfig(name=data))
     network = getattr(config.pair, task).build()
     return workdir.TrainedNetwork(config, network, tree, step=3)
+
+
+def write_network(path, model):
+    """The workdir that training this network alone would have left."""
+    workdir.write_config(path, model.config)
+    with Checkpoints(path) as checkpoints:
+        checkpoints.save_result("best", model.step, {str(model.config.task): model.variables})
+    return path
 
 
 def named(model):

@@ -11,6 +11,8 @@ import pytest
 import safetensors
 from safetensors.numpy import load_file
 
+from pwl_jax.bundle import Preprocessing
+from pwl_jax.errors import UserError
 from pwl_jax.hybrid import live_bytes
 from pwl_jax.hybrid.masks import leaf_names
 from pwl_jax.interop import ComposedWeights, InteropError, read_weights, write_weights
@@ -116,6 +118,39 @@ def test_every_bit_pattern_survives(tmp_path):
     assert found.view(np.uint32).reshape(-1)[: len(odd)].tolist() == odd
 
 
+def test_classes_and_preprocessing_come_along(tmp_path):
+    """In the metadata, as JSON, and back."""
+    known = Preprocessing((8, 8, 1), (0.5,), (0.25,))
+    weights = dataclasses.replace(
+        weights_of("vgg", "TSS"), classes=("ant", "\u00e9l\u00e9phant"), preprocessing=known
+    )
+    write_weights(tmp_path / "a", weights)
+    _, metadata = parts(tmp_path / "a")
+    assert tuple(json.loads(metadata["classes"])) == weights.classes
+    assert json.loads(metadata["preprocessing"]) == known.to_dict()
+    found = read_weights(tmp_path / "a")
+    assert (found.classes, found.preprocessing) == (weights.classes, known)
+
+
+def test_folded_weights_say_so_and_cannot_be_read_back(tmp_path):
+    weights = weights_of("vgg", "TSS")
+    size = write_weights(tmp_path / "a", weights, fold_batch_norm=True)
+    tensors, metadata = parts(tmp_path / "a")
+    assert metadata["folded"] == "batch_norm"
+    assert size == sum(array.nbytes for array in tensors.values())
+    assert tensors.keys() < read_of(weights)[0] and not any("norm" in name for name in tensors)
+    assert refused(tmp_path / "a", "holds folded BatchNorms, which cannot be taken apart again")
+
+
+def test_a_network_alone_needs_no_other(tmp_path):
+    """Only what the composition reads has to be there."""
+    weights = weights_of("vgg", "TTT")
+    alone = dataclasses.replace(weights, variables={"teacher": weights.variables["teacher"]})
+    write_weights(tmp_path / "pair", weights)
+    write_weights(tmp_path / "alone", alone)
+    assert (tmp_path / "pair").read_bytes() == (tmp_path / "alone").read_bytes()
+
+
 def refused(path, message, pair=None):
     with pytest.raises(InteropError, match=message) as caught:
         read_weights(path, pair)
@@ -156,10 +191,10 @@ def test_a_header_as_long_as_a_pickle_begins(file, length):
 def test_missing_files_and_folders(tmp_path):
     assert refused(tmp_path / "no", "cannot read .*No such file")
     assert refused(tmp_path, "cannot read .*Is a directory")
-    with pytest.raises(InteropError, match=r"cannot write .*No such file"):
+    with pytest.raises(UserError, match=r"cannot write .*No such file"):
         write_weights(tmp_path / "no" / "x", weights_of("resnet", "TSS"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InteropError, match=r"cannot write .*is a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*[Ii]s a directory"):
         write_weights(tmp_path / "folder", weights_of("resnet", "TSS"))
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -217,6 +252,9 @@ def test_tensors_are_checked_by_name_shape_and_type(file, tmp_path):
         ({"pair": "[1]"}, "its pair is no JSON object"),
         ({"pair": "{}"}, "missing"),
         ({"pair": '{"teacher": 3}'}, "teacher"),
+        ({"classes": "[1]"}, "its classes are no JSON list of names"),
+        ({"classes": "ant"}, "Expecting value"),
+        ({"preprocessing": '{"mean": []}'}, "preprocessing"),
     ],
 )
 def test_metadata_are_checked(file, tmp_path, change, message):
@@ -241,7 +279,7 @@ def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(InteropError, match=r"cannot write .*No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
         write_weights(file, weights_of("resnet", "SSS"))
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]

@@ -1,22 +1,27 @@
 """export, export_weights and predict --workdir, on a workdir that no training made."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from pwl_jax.bundle import BundleReader
 from pwl_jax.interop import read_weights
+from pwl_jax.ladder import Composition
+from tests.export.networks import network_of, write_network
 from tests.tiny_models import images_of, tiny_model, write_workdir
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(command, **flags):
+    given = (f"--{name}={value}" for name, value in flags.items() if value is not None)
     return subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *(f"--{k}={v}" for k, v in flags.items())],
+        [sys.executable, "-m", f"launch.{command}", *given],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -58,11 +63,48 @@ def test_weights_of_a_composition(trained, tmp_path):
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.slow
+def test_one_composition_as_onnx_with_folded_norms(trained, tmp_path):
+    output = tmp_path / "x.onnx"
+    flags = {"workdir": trained, "composition": "TSS", "format": "onnx", "fold_batch_norm": "true"}
+    result = run("export_weights", **flags, output=output)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("TSS of step 3, ") and list(tmp_path.iterdir()) == [output]
+    model = tiny_model("vgg")
+    images = images_of(model, 3)
+    mask = model.hybrid.mask_of(model.variables, Composition.parse("TSS"))
+    expected = np.asarray(model.hybrid.apply(model.variables, images, mask).logits)
+    session = onnxruntime.InferenceSession(output)
+    (got,) = session.run(["logits"], {"images": images})
+    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == [str(digit) for digit in range(10)]
+    assert json.loads(said["preprocessing"])["input_shape"] == [8, 8, 1]
+
+
+@pytest.mark.slow
+def test_a_teacher_alone_needs_no_composition(tmp_path):
+    write_network(tmp_path / "w", network_of("teacher"))
+    output = tmp_path / "x.safetensors"
+    result = run("export_weights", workdir=tmp_path / "w", output=output)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("TTT of step 3, ")
+    assert str(read_weights(output).composition) == "TTT"
+    result = run("export_weights", workdir=tmp_path / "w", composition="TSS", output=output)
+    assert result.returncode == 1
+    assert "holds a teacher alone, which is TTT; --composition is TSS" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "change", "status", "message"),
     [
         ("export_weights", {"composition": "TSSS"}, 1, "this network has 3"),
-        ("export_weights", {"format": "onnx"}, 2, "value should be one of"),
+        ("export_weights", {"format": "tflite"}, 2, "value should be one of"),
+        ("export_weights", {"format": "onnx"}, 1, "expected a name that ends in .onnx"),
+        ("export_weights", {"output": "out"}, 1, "expected a name that ends in .safetensors"),
+        ("export_weights", {"composition": None}, 1, "--composition is missing"),
+        ("export_weights", {"workdir": "/no/such"}, 1, "no run's config at '/no/such/config.json'"),
+        ("export", {"programs": "tflite"}, 1, "programs is 'tflite'; expected some of stablehlo,"),
         ("export", {"bits": "8,4,exact"}, 1, "[8, 4, 'exact']"),
         ("predict", {"rung": "TSS@4"}, 1, "a workdir holds exact weights only"),
         ("predict", {"workdir": "/no/such"}, 1, "no run's config at '/no/such/config.json'"),
@@ -71,7 +113,7 @@ def test_weights_of_a_composition(trained, tmp_path):
 def test_mistakes_end_in_one_line(trained, tmp_path, command, change, status, message):
     np.save(tmp_path / "x.npy", images_of(tiny_model("vgg"), 1))
     own = {
-        "export_weights": {"composition": "TSS", "output": tmp_path / "out"},
+        "export_weights": {"composition": "TSS", "output": tmp_path / "out.safetensors"},
         "export": {"bundle": tmp_path / "out", "measure": "false"},
         "predict": {"input": tmp_path / "x.npy", "output": tmp_path / "out"},
     }

@@ -12,9 +12,7 @@ import pytest
 from pwl_jax.bundle import BundleReader
 from pwl_jax.bundle.lazy_safetensors import SafetensorsFile
 from pwl_jax.ladder import EXACT
-from pwl_jax.training import workdir
-from pwl_jax.training.checkpoints import Checkpoints
-from tests.export.networks import named, network_of
+from tests.export.networks import named, network_of, write_network
 from tests.tiny_models import tiny_model, write_workdir
 
 ROOT = Path(__file__).parents[2]
@@ -36,14 +34,6 @@ def failed(result, message):
     assert result.returncode == 1, result.stdout
     assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     return True
-
-
-def write_network(path, model):
-    """The workdir that training this network alone would have left."""
-    workdir.write_config(path, model.config)
-    with Checkpoints(path) as checkpoints:
-        checkpoints.save_result("best", model.step, {str(model.config.task): model.variables})
-    return path
 
 
 def with_data(model, **fields):
