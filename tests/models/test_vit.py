@@ -76,7 +76,7 @@ def test_layer_norm_takes_a_large_mean():
     # The variance as E[x^2] - E[x]^2 would lose this token's in float32.
     from pwl_jax.models.vit import layer_norm
 
-    module = layer_norm(jnp.dtype(jnp.float32), "norm")
+    module = layer_norm(1e-12, jnp.dtype(jnp.float32), "norm")
     x = jnp.array([[4096.0, 4097.0, 4098.0, 4099.0]])
     y, _ = module.init_with_output(jax.random.key(0), x)
     np.testing.assert_allclose(y[0], np.array([-1.5, -0.5, 0.5, 1.5]) / np.sqrt(1.25), rtol=1e-5)
