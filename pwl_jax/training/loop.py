@@ -37,6 +37,7 @@ from pwl_jax.training.step import (
     settled,
     shard_batch,
 )
+from pwl_jax.training.student_init import student_from_teacher
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
 
 
@@ -324,6 +325,8 @@ def _initial_variables(
         raise TrainingError("a distillation needs the workdir of its trained teacher")
     teacher = workdir.load_teacher(teacher_workdir, config)
     variables = initial_variables(hybrid.init, jax.random.key(config.seed), teacher)
+    if config.student_init == "teacher_layers":
+        variables = student_from_teacher(hybrid, variables, config.student_init_layer)
     if config.converter_init == "least_squares":
         preprocessing = workdir.preprocessing_of(config)
         batch = next(iter(_calibration_batches(config, training, mesh)))
