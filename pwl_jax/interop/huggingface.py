@@ -54,7 +54,7 @@ def _resnet(
     normalization: Normalization,
     request: TeacherRequest,
 ) -> ImportedTeacher:
-    prefix = "resnet." if "resnet.embedder.embedder.convolution.weight" in tensors else ""
+    prefix = _prefix("resnet", tensors)
     config.choice("hidden_act", {"relu": True}, "relu")
     depths = config.sizes("depths")
     stage = re.escape(f"{prefix}encoder.stages.") + r"(\d+)\.layers\.(\d+)\."
@@ -98,7 +98,7 @@ def _vit(
     request: TeacherRequest,
 ) -> ImportedTeacher:
     kind = config.get("model_type")
-    prefix = f"{kind}." if f"{kind}.embeddings.cls_token" in tensors else ""
+    prefix = _prefix(kind, tensors)
     names = _vit_names(kind, prefix, tensors)
     layers = config.size("num_hidden_layers")
     _check_layers(
@@ -145,6 +145,12 @@ def _vit(
 
 _FLAGS = {True: True, False: False}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def _prefix(kind: str, tensors: SourceTensors) -> str:
+    """What a network's names begin with, which is nothing where it was saved without a head."""
+    prefix = f"{kind}."
+    return prefix if any(name.startswith(prefix) for name in tensors.names()) else ""
 
 
 def _conv(module: str) -> tuple[str, str]:

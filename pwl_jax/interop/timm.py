@@ -155,7 +155,7 @@ def _vit(
         layers_per_block=even_groups(layers, blocks) if isinstance(blocks, int) else blocks,
         patch=patch,
         epsilon=EPSILON,
-        qkv_bias="blocks.0.attn.qkv.bias" in tensors,
+        qkv_bias=bool(tensors.places(r"blocks\.(\d+)\.attn\.qkv\.bias")),
         tokens=len(tokens),
         head_tokens=len(heads),
     )

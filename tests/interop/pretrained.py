@@ -5,7 +5,6 @@ import importlib
 import numpy as np
 import pytest
 
-
 DECLARED = []
 """What keeps declared operators alive."""
 

@@ -7,6 +7,8 @@ import pytest
 from pwl_jax.interop.imported_teacher import TeacherRequest
 from pwl_jax.interop.position_embeddings import resized_positions
 from pwl_jax.interop.teachers import read_teacher
+from tests.interop import foreign_checkpoints
+from tests.interop.foreign_logits import GOLDEN_LOGITS
 from tests.interop.pretrained import library, logits_of, randomized
 
 pytestmark = [
@@ -153,3 +155,32 @@ def test_half_precision_is_taken_as_it_is(tmp_path):
     found = read_teacher(f"hf:{tmp_path}", TeacherRequest(blocks=3))
     images = images_of(found.spec)
     agree(found, images, logits_of(model.to(torch.float32), images))
+
+
+@pytest.mark.parametrize("case", foreign_checkpoints.CHECKPOINTS)
+def test_handmade_checkpoints_are_what_the_libraries_have(case, tmp_path):
+    """The tests without PyTorch stand on these names and shapes, and on these logits."""
+    torch = pytest.importorskip("torch")
+    config, _ = foreign_checkpoints.CHECKPOINTS[case]
+    kind = case.partition(":")[0]
+    library("timm" if kind == "timm" else "transformers")
+    foreign_checkpoints.write(tmp_path, case)
+    if kind == "timm":
+        import timm
+
+        model = timm.create_model(config["architecture"], **config["model_args"])
+        tensors = foreign_checkpoints.tensors_of(case)
+        model.load_state_dict({name: torch.from_numpy(v) for name, v in tensors.items()})
+    else:
+        import transformers
+
+        two = "two heads" in case
+        name = {"resnet": "ResNet", "vit": "ViT", "deit": "DeiT"}[config["model_type"]]
+        name += "ForImageClassification" + ("WithTeacher" if two else "")
+        model, loading = getattr(transformers, name).from_pretrained(
+            tmp_path, output_loading_info=True, num_labels=foreign_checkpoints.CLASSES
+        )
+        assert not any(loading.values()), loading
+    images = foreign_checkpoints.images(16 if "resnet" in case else 8)
+    expected = logits_of(model.eval(), images)
+    np.testing.assert_allclose(GOLDEN_LOGITS[case], expected[0], rtol=1e-5, atol=1e-5)
