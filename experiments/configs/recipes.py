@@ -34,7 +34,8 @@ def _section(optimizer: OptimizerConfig, objective: Objective, **fields: Any) ->
 def _config(**fields: Any) -> ConfigDict:
     config = ConfigDict(fields)
     config.data.data_dir = config_dict.placeholder(str)
-    config.data.mean = config.data.std = config_dict.placeholder(tuple)
+    config.data.mean = config_dict.placeholder(tuple)
+    config.data.std = config_dict.placeholder(tuple)
     return config
 
 
@@ -107,7 +108,7 @@ def digits(
 
 
 def imported(workdir: str) -> ConfigDict:
-    """A distillation from the teacher of a workdir, with its pair, data and normalisation.
+    """Fine-tuning and distillation of a workdir's teacher, with its pair, data and normalisation.
 
     Args:
       workdir: as launch.import_teacher leaves it.
@@ -120,7 +121,9 @@ def imported(workdir: str) -> ConfigDict:
         augmentation={"flip": True, "crop_padding": -1},
         batch_size=128,
         seed=0,
-        teacher={},
+        teacher=_section(
+            dataclasses.replace(optimizer, learning_rate=5e-5), Objective(), epochs=10
+        ),
         distill=_section(
             optimizer, Objective(cross="all"), epochs=100, student_init="teacher_layers"
         ),

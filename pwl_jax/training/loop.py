@@ -117,7 +117,8 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
 
     Args:
       config: of the run.
-      teacher_workdir: where `distill` finds its teacher.
+      teacher_workdir: where `distill` finds its teacher, and a teacher by itself the weights it
+        begins with (None for random ones).
 
     Raises:
       UserError: data or config that do not fit.
@@ -126,7 +127,12 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
     training, validation = _open_data(config)
     total = len(training) // config.batch_size * config.epochs
     init = functools.partial(_initial_variables, config, training, mesh, teacher_workdir)
-    task = _define_task(config, mesh, total, init, training.source.multi_label)
+    first = None
+    if teacher_workdir is not None and config.task != "distill":
+        if config.task != "teacher":
+            raise TrainingError("only a teacher can begin with weights of another run")
+        first = functools.partial(workdir.load_teacher, teacher_workdir, config)
+    task = _define_task(config, mesh, total, init, training.source.multi_label, first)
     return Run(config, mesh, task, training, validation, total)
 
 
@@ -200,6 +206,7 @@ def _define_task(
     total: int,
     init: Callable[[HybridNetwork], Variables],
     multi_label: bool,
+    first: Callable[[], Variables] | None = None,
 ) -> Task:
     """The run's task; raises TrainingError where the set's labels do not fit it."""
     if multi_label and config.task == "distill":
@@ -212,7 +219,7 @@ def _define_task(
     transform = functools.partial(augment, config=config.augmentation, preprocessing=preprocessing)
     if config.task == "distill":
         return distillation_task(config, mesh, transform, preprocessing.normalize, total, init)
-    return network_task(config, mesh, transform, preprocessing.normalize, total, multi_label)
+    return network_task(config, mesh, transform, preprocessing.normalize, total, multi_label, first)
 
 
 def train(
@@ -231,7 +238,7 @@ def train(
     Args:
       config: of the run; must equal the one that the workdir holds.
       run_dir: the workdir; created where missing.
-      teacher_workdir: of the teacher, for `distill`.
+      teacher_workdir: of the teacher, for `distill`; of the weights a teacher begins with.
       progress: whether to draw a progress bar on stderr.
 
     Raises:

@@ -167,7 +167,7 @@ def test_a_distillation_begins_there_and_resumes_as_if_it_had_not_stopped(teache
         np.testing.assert_array_equal(first[f"student/{path}"], first[f"teacher/{path}"])
 
     tiny_runs.train(run, tmp_path / "whole", folder)
-    tiny_runs.train(run, tmp_path / "stopped", folder)
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     # As if it had been killed behind the checkpoint before the last.
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "resume" / str(prepared.total))
     tiny_runs.train(run, tmp_path / "stopped", tmp_path / "no such teacher")
