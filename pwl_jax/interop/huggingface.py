@@ -18,7 +18,7 @@ from pwl_jax.interop.source_tensors import CONFIG, SourceTensors, open_tensors
 from pwl_jax.interop.vit_weights import ViTNames, vit_variables
 from pwl_jax.models.grouping import even_groups, stage_groups
 from pwl_jax.models.resnet import ResNetSpec
-from pwl_jax.models.vit import ViTSpec
+from pwl_jax.models.vit import EPSILON, ViTSpec
 
 PREPROCESSOR = "preprocessor_config.json"
 IMAGE_SIZE = (224, 224)
@@ -129,7 +129,7 @@ def _vit(
         layers=layers,
         layers_per_block=even_groups(layers, blocks) if isinstance(blocks, int) else blocks,
         patch=patch[0],
-        epsilon=config.number("layer_norm_eps", 1e-12),
+        epsilon=config.number("layer_norm_eps", EPSILON),
         activation=config.choice("hidden_act", _ACTIVATIONS, "gelu"),
         qkv_bias=config.choice("qkv_bias", _FLAGS, True),
         tokens=len(names.tokens),

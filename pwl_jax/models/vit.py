@@ -13,6 +13,9 @@ from pwl_jax.models.heads import LinearHead
 from pwl_jax.models.sizes import check_positive
 from pwl_jax.models.spec import NetworkSpec, SpecError
 
+EPSILON = 1e-12
+"""Added to LayerNorm's variance, as in the configuration of Hugging Face's ViT."""
+
 ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
@@ -52,7 +55,7 @@ class ViTSpec(NetworkSpec, family="vit"):
     layers_per_block: int | tuple[int, ...] = 2
     patch: int = 16
     final_norm: bool = True
-    epsilon: float = 1e-12
+    epsilon: float = EPSILON
     activation: str = "gelu"
     qkv_bias: bool = True
     tokens: int = 1
