@@ -15,10 +15,13 @@ from pwl_jax.models.lenet5 import LeNet5Spec
 from pwl_jax.models.resnet import ResNetSpec
 from pwl_jax.models.spec import NetworkSpec, SpecError
 from pwl_jax.models.vgg import VGGSpec
-from pwl_jax.models.vit import EPSILON, ViTSpec
+from pwl_jax.models.vit import ViTSpec
 
 IMAGE_SIZE = 32
 """Height and width of images where a config does not name them: the baseline's own, but for ViT."""
+
+EPSILON = 1e-12
+"""Added to the variance of ViT's LayerNorms, by default, there as here."""
 
 MOST_LAYERS = 1000
 """What a config may claim; nothing is built of more."""
@@ -61,6 +64,14 @@ def config_of(spec: NetworkSpec) -> dict[str, Any]:
             f"the baseline has no family '{spec.family}'; expected lenet5, vgg, resnet or vit"
         )
     own = _WRITERS[type(spec)](spec)
+    found = spec_of(own, f"the baseline's {spec.family}", spec.input_shape[0])
+    for field in dataclasses.fields(spec):
+        ours, theirs = getattr(spec, field.name), getattr(found, field.name)
+        if ours != theirs and field.name not in _NOT_IN_CONFIGS:
+            raise InteropError(
+                f"the baseline's {spec.family} has {field.name} {theirs!r} alone; this one has "
+                f"{ours!r}"
+            )
     # Its LeNet-5 reads the number of classes from the one field, the others from the other.
     labels = {f"label{i}": i for i in range(spec.classes)}
     config = {
@@ -84,6 +95,9 @@ def _check_described(spec: NetworkSpec, config: Mapping[str, Any]) -> None:
                 f"the baseline has no {spec.family} with {name} {value!r}; its own has "
                 f"{found[name]!r}"
             )
+
+
+_NOT_IN_CONFIGS = ("input_shape", "classes", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)

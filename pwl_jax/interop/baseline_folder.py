@@ -67,8 +67,9 @@ def write_network(
     folder: epath.PathLike, spec: NetworkSpec, variables: Variables, kept: Kept = NOTHING_KEPT
 ) -> int:
     """Writes one network as a checkpoint folder of the baseline; as `write_pair`."""
+    configs = {CONFIG: config_of(spec)}
     tensors = network_tensors_of(spec, variables, kept.tensors, naming=kept.naming)
-    return _write(epath.Path(folder), {CONFIG: config_of(spec)}, tensors, kept)
+    return _write(epath.Path(folder), configs, tensors, kept)
 
 
 def kept_files(kept: Kept) -> dict[str, bytes]:

@@ -10,8 +10,8 @@ import pytest
 from pwl_jax.bundle.safetensors_file import read_metadata, read_safetensors
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import leaf_names
-from pwl_jax.interop import baseline, baseline_folder
-from pwl_jax.interop.baseline_configs import spec_of
+from pwl_jax.interop import baseline, baseline_configs, baseline_folder
+from pwl_jax.interop.baseline_configs import config_of, spec_of
 from pwl_jax.interop.safetensors_weights import InteropError
 from pwl_jax.ladder import compositions_of
 from pwl_jax.models.registry import PairSpec
@@ -176,6 +176,18 @@ def test_what_the_baseline_cannot_hold_is_refused(tmp_path, family, fields, mess
     with pytest.raises(InteropError, match=message):
         baseline_folder.write_pair(tmp_path / "out", pair, variables)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_config_of_another_network_is_never_written(monkeypatch):
+    """Also where a spec has learnt something that the writer of its config knows nothing of."""
+    spec = baseline_pair("resnet").teacher
+    writers = dict(baseline_configs._WRITERS)
+    writers[type(spec)] = lambda spec: writer(dataclasses.replace(spec, stem_pool=False))
+    writer = baseline_configs._WRITERS[type(spec)]
+    monkeypatch.setattr(baseline_configs, "_WRITERS", writers)
+    assert config_of(spec)["embedder_use_pooler"] is False
+    with pytest.raises(InteropError, match="has stem_pool False alone; this one has True"):
+        config_of(dataclasses.replace(spec, stem_pool=True))
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
