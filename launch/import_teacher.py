@@ -49,6 +49,7 @@ def main() -> None:
     from pwl_jax.models.shallow import shallow
     from pwl_jax.training.config import DataConfig, RunConfig
     from pwl_jax.training.imported import write_result
+    from pwl_jax.training.workdir import preprocessing_of
 
     request = TeacherRequest(
         blocks=blocks[0] if len(blocks) == 1 else blocks,
@@ -63,6 +64,8 @@ def main() -> None:
     pair = PairSpec(name=name, teacher=found.spec, student=shallow(found.spec))
     data = DataConfig(name=_DATA.value, data_dir=_DATA_DIR.value, mean=said.mean, std=said.std)
     config = RunConfig(task="teacher", pair=pair, data=data)
+    # Refuses what is no mean and deviation of these images, before anything is written.
+    preprocessing_of(config)
     record = {"source": _SOURCE.value, "unused": found.unused, "notes": said.notes}
     write_result(
         _WORKDIR.value,

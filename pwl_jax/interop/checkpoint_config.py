@@ -59,7 +59,7 @@ class CheckpointConfig:
     def square(self, name: str) -> tuple[int, int]:
         """Height and width from `[height, width]` or one number for both."""
         found = self.sizes(name)
-        if len(found) > 2:
+        if len(found) not in (1, 2):
             raise InteropError(f"{self.where}: {name} is {list(found)}; expected height and width")
         return found[0], found[-1]
 

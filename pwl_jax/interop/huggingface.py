@@ -193,7 +193,7 @@ def _check_layers(
 
 def _said_classes(config: CheckpointConfig) -> int | None:
     """The number of classes that a config names, if it does."""
-    return config.get("num_labels", len(config.get("id2label", ())) or None)
+    return config.get("num_labels", len(config.section("id2label").names()) or None)
 
 
 def _normalization(folder: Path) -> Normalization:
