@@ -4,11 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import jax
@@ -37,6 +33,7 @@ from pwl_jax.training.step import (
     settled,
     shard_batch,
 )
+from pwl_jax.training.stop_request import StopRequest
 from pwl_jax.training.student_init import student_from_teacher
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
 
@@ -57,47 +54,6 @@ class RunResult:
     def finished(self) -> bool:
         """Whether all steps were done; otherwise the same command goes on from here."""
         return self.steps == self.total
-
-
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a wish to stop; a second one acts at once. A context manager.
-
-    With several processes JAX's own preemption service hears SIGTERM, and all stop together.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            if jax.process_count() == 1:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    self._previous[number] = signal.signal(number, self._hear)
-            else:
-                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, _terminate)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.requested = True
-        signal.signal(number, self._previous[number])
-
-    def at(self, step: int) -> bool:
-        """Whether to stop before `step`; the same answer on every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.requested
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C as the signal that the preemption service hears."""
-    del number, frame
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True)
