@@ -1,5 +1,7 @@
 r"""Trains a pair's teacher by itself; the same command resumes a run that was stopped.
 
+--init=W begins with the teacher in another workdir instead of random weights.
+
 python -m launch.train_teacher --config=experiments/configs/resnet_cifar10.py \
       --workdir=W/teacher
 """
@@ -14,12 +16,16 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file; se
 _NETWORK = flags.DEFINE_enum(
     "network", "teacher", ["teacher", "student"], "Which of the pair's networks to train alone."
 )
+_INIT = flags.DEFINE_string(
+    "init", None, "Workdir of a teacher to go on from, as launch.import_teacher leaves one."
+)
 flags.mark_flags_as_required(["config"])
 
 
 def main() -> None:
     """Runs the command from its flags."""
-    training_flags.run(run_config(training_flags.config(_CONFIG), _NETWORK.value))
+    config = run_config(training_flags.config(_CONFIG), _NETWORK.value)
+    training_flags.run(config, _INIT.value)
 
 
 if __name__ == "__main__":

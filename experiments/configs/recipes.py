@@ -9,6 +9,7 @@ from pwl_jax.models import PairSpec
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.objective import Objective
 from pwl_jax.training.optimizer import OptimizerConfig
+from pwl_jax.training.workdir import read_config
 
 LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 """Fields of a ResNet whose images are large: the stem of the ImageNet networks."""
@@ -34,6 +35,8 @@ def _section(optimizer: OptimizerConfig, objective: Objective, **fields: Any) ->
 def _config(**fields: Any) -> ConfigDict:
     config = ConfigDict(fields)
     config.data.data_dir = config_dict.placeholder(str)
+    config.data.mean = config_dict.placeholder(tuple)
+    config.data.std = config_dict.placeholder(tuple)
     return config
 
 
@@ -103,6 +106,31 @@ def digits(
             calibration_examples=1_024,
         ),
     )
+
+
+def imported(workdir: str) -> ConfigDict:
+    """Fine-tuning and distillation of a workdir's teacher, with its pair, data and normalisation.
+
+    Args:
+      workdir: as launch.import_teacher leaves it.
+    """
+    run = read_config(workdir)
+    optimizer = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=5e-2)
+    config = _config(
+        pair=run.pair.to_dict(),
+        data=dataclasses.asdict(run.data),
+        augmentation={"flip": True, "crop_padding": -1},
+        batch_size=128,
+        seed=0,
+        teacher=_section(
+            dataclasses.replace(optimizer, learning_rate=5e-5), Objective(), epochs=10
+        ),
+        distill=_section(
+            optimizer, Objective(cross="all"), epochs=100, student_init="teacher_layers"
+        ),
+    )
+    config.data.mean, config.data.std = run.data.mean, run.data.std
+    return config
 
 
 def multi_label(

@@ -74,13 +74,27 @@ def config_of(spec: NetworkSpec) -> dict[str, Any]:
             )
     # Its LeNet-5 reads the number of classes from the one field, the others from the other.
     labels = {f"label{i}": i for i in range(spec.classes)}
-    return {
+    config = {
         **own,
         "num_labels": spec.classes,
         "id2label": {str(i): label for label, i in labels.items()},
         "label2id": labels,
         "dtype": "float32",
     }
+    _check_described(spec, config)
+    return config
+
+
+def _check_described(spec: NetworkSpec, config: Mapping[str, Any]) -> None:
+    """Raises InteropError where a config cannot say all of a spec, as of imported teachers."""
+    found = spec_of(config, "as the baseline's config", spec.input_shape[0]).to_dict()
+    for name, value in spec.to_dict().items():
+        # The first is partly, the second not at all a matter of these configs.
+        if name not in ("input_shape", "dtype") and found[name] != value:
+            raise InteropError(
+                f"the baseline has no {spec.family} with {name} {value!r}; its own has "
+                f"{found[name]!r}"
+            )
 
 
 _NOT_IN_CONFIGS = ("input_shape", "classes", "dtype")

@@ -208,9 +208,7 @@ def _vit(spec: ViTSpec, names: Mapping[str, str]) -> Layout:
         ),
         _convolution(patch, "embedder/patch", channels, spec.hidden, spec.patch, True),
     ]
-    blocks = spec.build().num_blocks
-    depth = spec.layers // blocks
-    for i in range(blocks):
+    for i, depth in enumerate(spec.block_layers):
         for j in range(depth):
             name, leaf = f"vit.blocks.{i}.{j}.module", f"block{i}/layer{j}"
             parts.append(_norm(f"{name}.layernorm_before", f"{leaf}/attention_norm", spec.hidden))
@@ -219,7 +217,7 @@ def _vit(spec: ViTSpec, names: Mapping[str, str]) -> Layout:
                 widths = {"mlp_in": (spec.hidden, spec.mlp), "mlp_out": (spec.mlp, spec.hidden)}
                 size = widths.get(ours, (spec.hidden, spec.hidden))
                 parts.append(_linear(f"{name}.{theirs}", f"{leaf}/{ours}", *size))
-    norm = f"vit.blocks.{blocks - 1}.{depth}.module"
+    norm = f"vit.blocks.{len(spec.block_layers) - 1}.{spec.block_layers[-1]}.module"
     ones = np.ones(spec.hidden, np.float32)
     parts.append(Layout((), {f"{norm}.weight": ones, f"{norm}.bias": np.zeros_like(ones)}))
     parts.append(_linear("classifier", "head/dense", spec.hidden, spec.classes))

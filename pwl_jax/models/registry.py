@@ -7,6 +7,7 @@ from typing import Any
 
 from pwl_jax.models.lenet5 import LeNet5Spec
 from pwl_jax.models.resnet import ResNetSpec
+from pwl_jax.models.shallow import shallow
 from pwl_jax.models.spec import NetworkSpec, SpecError, strict_dataclass
 from pwl_jax.models.vgg import VGGSpec
 from pwl_jax.models.vit import ViTSpec
@@ -175,6 +176,25 @@ def _vit(divisor: int) -> tuple[NetworkSpec, NetworkSpec]:
     )
 
 
+def _vit_16(
+    hidden: int, layers: int, heads: int, student: tuple[int, int]
+) -> tuple[NetworkSpec, NetworkSpec]:
+    """A ViT/16 in six blocks, its MLP four times as wide; the student's are (hidden, heads)."""
+    teacher = ViTSpec(
+        input_shape=(224, 224, 3),
+        classes=10,
+        hidden=hidden,
+        heads=heads,
+        mlp=4 * hidden,
+        layers=layers,
+        layers_per_block=layers // 6,
+    )
+    width, student_heads = student
+    return teacher, dataclasses.replace(
+        shallow(teacher), hidden=width, heads=student_heads, mlp=4 * width
+    )
+
+
 _DIGITS: dict[str, Any] = {"input_shape": (16, 16, 1), "classes": 10}
 
 PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
@@ -199,6 +219,10 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "vit": _vit(1),
     "vit_half": _vit(2),
     "vit_quarter": _vit(4),
+    "vit_b16": _vit_16(768, 12, 12, (768, 12)),
+    "vit_b16_narrow": _vit_16(768, 12, 12, (192, 3)),
+    "vit_l16": _vit_16(1024, 24, 16, (1024, 16)),
+    "vit_l16_narrow": _vit_16(1024, 24, 16, (384, 6)),
     "vit_digits": (
         ViTSpec(**_DIGITS, patch=4, hidden=32, heads=2, mlp=64, layers=8, layers_per_block=2),
         ViTSpec(**_DIGITS, patch=4, hidden=8, heads=2, mlp=16, layers=4, layers_per_block=1),
@@ -206,4 +230,6 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
 }
 """Teacher and student by the pair's name, for ten classes: the PyTorch baseline's pairs
 (`scripts/save_model_config.py` there), the same with students of half and a quarter of the
-teacher's width, and small pairs that train in seconds on scikit-learn's digits."""
+teacher's width, ViT-B/16 and ViT-L/16 (arXiv 2010.11929), whose weights are imported, with students
+of the same and of a smaller width, and small pairs that train in seconds on scikit-learn's
+digits."""

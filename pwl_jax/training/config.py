@@ -25,11 +25,28 @@ class DataConfig:
         prepared. Whether an image has one label or several is the set's own.
       data_dir: where TFDS prepared it, None for TFDS's own default; or the folder.
       validation_fraction: share of the training split kept for every choice that is made.
+      mean, std: of each channel in 0..1, by which images are normalised: what an imported teacher
+        was trained with. None for the set's own (see `sources.preprocessing`).
     """
 
     name: str
     data_dir: str | None = None
     validation_fraction: float = 0.1
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("data.mean and data.std belong together; expected both or neither")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, list | tuple) or not all(
+                isinstance(number, int | float) for number in value
+            ):
+                raise ConfigError(f"data.{name} is {value!r}; expected a number for each channel")
+            object.__setattr__(self, name, tuple(map(float, value)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +64,10 @@ class RunConfig:
       seed: of initial values, order of examples, augmentation and drawn compositions.
       sync_batch_norm: batch moments over all devices instead of each device's own.
       converter_init: `random`, or `least_squares` from the features of a calibration batch.
+      student_init: the student's blocks at random, or `teacher_layers`: copies of layers of the
+        teacher's blocks, where both have layers of the same shapes.
+      student_init_layer: which layers of a teacher's block these are: `first`, `last`, or the
+        number of the first one that is taken, from 0.
       calibration_examples: training images by which BatchNorm statistics are measured anew for
         every stream before a result is evaluated or saved; 0 keeps the running averages.
       eval_every_epochs: how often prefixes are evaluated on the validation split.
@@ -65,6 +86,8 @@ class RunConfig:
     seed: int = 0
     sync_batch_norm: bool = True
     converter_init: Literal["random", "least_squares"] = "random"
+    student_init: Literal["random", "teacher_layers"] = "random"
+    student_init_layer: str = "first"
     calibration_examples: int = 10_000
     eval_every_epochs: int = 1
     checkpoint_every_steps: int = 0
@@ -79,6 +102,15 @@ class RunConfig:
         if self.converter_init not in ("random", "least_squares"):
             raise ConfigError(
                 f"converter_init is '{self.converter_init}'; expected random or least_squares"
+            )
+        if self.student_init not in ("random", "teacher_layers"):
+            raise ConfigError(
+                f"student_init is '{self.student_init}'; expected random or teacher_layers"
+            )
+        layer = self.student_init_layer
+        if layer not in ("first", "last") and not (layer.isascii() and layer.isdigit()):
+            raise ConfigError(
+                f"student_init_layer is '{layer}'; expected first, last or a number from 0"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,11 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import jax
@@ -37,6 +33,8 @@ from pwl_jax.training.step import (
     settled,
     shard_batch,
 )
+from pwl_jax.training.stop_request import StopRequest
+from pwl_jax.training.student_init import student_from_teacher
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
 
 
@@ -58,47 +56,6 @@ class RunResult:
         return self.steps == self.total
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a wish to stop; a second one acts at once. A context manager.
-
-    With several processes JAX's own preemption service hears SIGTERM, and all stop together.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            if jax.process_count() == 1:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    self._previous[number] = signal.signal(number, self._hear)
-            else:
-                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, _terminate)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.requested = True
-        signal.signal(number, self._previous[number])
-
-    def at(self, step: int) -> bool:
-        """Whether to stop before `step`; the same answer on every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.requested
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C as the signal that the preemption service hears."""
-    del number, frame
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run with its data opened and its programs defined; nothing computed yet."""
@@ -116,7 +73,8 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
 
     Args:
       config: of the run.
-      teacher_workdir: where `distill` finds its teacher.
+      teacher_workdir: where `distill` finds its teacher, and a teacher by itself the weights it
+        begins with (None for random ones).
 
     Raises:
       UserError: data or config that do not fit.
@@ -125,7 +83,12 @@ def prepare(config: RunConfig, teacher_workdir: epath.PathLike | None = None) ->
     training, validation = _open_data(config)
     total = len(training) // config.batch_size * config.epochs
     init = functools.partial(_initial_variables, config, training, mesh, teacher_workdir)
-    task = _define_task(config, mesh, total, init, training.source.multi_label)
+    first = None
+    if teacher_workdir is not None and config.task != "distill":
+        if config.task != "teacher":
+            raise TrainingError("only a teacher can begin with weights of another run")
+        first = functools.partial(workdir.load_teacher, teacher_workdir, config)
+    task = _define_task(config, mesh, total, init, training.source.multi_label, first)
     return Run(config, mesh, task, training, validation, total)
 
 
@@ -199,6 +162,7 @@ def _define_task(
     total: int,
     init: Callable[[HybridNetwork], Variables],
     multi_label: bool,
+    first: Callable[[], Variables] | None = None,
 ) -> Task:
     """The run's task; raises TrainingError where the set's labels do not fit it."""
     if multi_label and config.task == "distill":
@@ -211,7 +175,7 @@ def _define_task(
     transform = functools.partial(augment, config=config.augmentation, preprocessing=preprocessing)
     if config.task == "distill":
         return distillation_task(config, mesh, transform, preprocessing.normalize, total, init)
-    return network_task(config, mesh, transform, preprocessing.normalize, total, multi_label)
+    return network_task(config, mesh, transform, preprocessing.normalize, total, multi_label, first)
 
 
 def train(
@@ -230,7 +194,7 @@ def train(
     Args:
       config: of the run; must equal the one that the workdir holds.
       run_dir: the workdir; created where missing.
-      teacher_workdir: of the teacher, for `distill`.
+      teacher_workdir: of the teacher, for `distill`; of the weights a teacher begins with.
       progress: whether to draw a progress bar on stderr.
 
     Raises:
@@ -324,6 +288,8 @@ def _initial_variables(
         raise TrainingError("a distillation needs the workdir of its trained teacher")
     teacher = workdir.load_teacher(teacher_workdir, config)
     variables = initial_variables(hybrid.init, jax.random.key(config.seed), teacher)
+    if config.student_init == "teacher_layers":
+        variables = student_from_teacher(hybrid, variables, config.student_init_layer)
     if config.converter_init == "least_squares":
         preprocessing = workdir.preprocessing_of(config)
         batch = next(iter(_calibration_batches(config, training, mesh)))

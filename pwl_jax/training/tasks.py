@@ -74,6 +74,7 @@ def network_task(
     normalize: Callable[[Any], Any],
     steps: int,
     multi_label: bool = False,
+    first: Callable[[], Variables] | None = None,
 ) -> Task:
     """Trains the pair's teacher, or its student alone, by cross-entropy.
 
@@ -82,6 +83,7 @@ def network_task(
       steps: length of the learning rate's schedule.
       multi_label: whether labels are multi-hot: each class has a sigmoid of its own then, the
         loss is `losses.binary_cross_entropy`, and the score mean average precision.
+      first: gives the network's initial variables; None draws them at random.
     """
     name = str(config.task)
     spec = config.pair.teacher if name == "teacher" else config.pair.student
@@ -89,6 +91,8 @@ def network_task(
     hard_loss = losses.binary_cross_entropy if multi_label else losses.cross_entropy
 
     def init() -> Variables:
+        if first is not None:
+            return {name: first()}
         return {name: initial_variables(network.init, jax.random.key(config.seed))}
 
     def loss(

@@ -169,7 +169,8 @@ def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "bes
     """The teacher that `train_teacher` left in a workdir, for the pair of another run.
 
     Raises:
-      CheckpointError: if it is no teacher, or not this pair's.
+      CheckpointError: if it is no teacher, not this pair's, or of images that were normalised in
+        another way.
     """
     theirs = read_config(workdir)
     if theirs.pair.teacher != config.pair.teacher:
@@ -182,6 +183,13 @@ def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "bes
             f"the teacher in '{workdir}' is of pair '{theirs.pair.name}', not of "
             f"'{config.pair.name}' ({'; '.join(names[:3])})"
         )
+    trained, given = preprocessing_of(theirs), preprocessing_of(config)
+    if trained != given:
+        raise CheckpointError(
+            f"the teacher in '{workdir}' takes images normalised by mean {trained.mean} and std "
+            f"{trained.std}, not by {given.mean} and {given.std}; set data.mean and data.std of "
+            "this run to the teacher's"
+        )
     if theirs.task == "distill":
         return load_model(workdir, which).variables["teacher"]
     if theirs.task != "teacher":
@@ -190,8 +198,11 @@ def load_teacher(workdir: epath.PathLike, config: RunConfig, which: Which = "bes
 
 
 def preprocessing_of(config: RunConfig) -> Preprocessing:
-    """How images become the pair's input: its size, and the data set's mean and deviation."""
-    return sources.preprocessing(config.data.name, config.pair.teacher.input_shape)
+    """How images become the pair's input: its size, and the run's or the set's mean and std."""
+    data, shape = config.data, config.pair.teacher.input_shape
+    if data.mean is not None and data.std is not None:
+        return Preprocessing(input_shape=shape, mean=data.mean, std=data.std)
+    return sources.preprocessing(data.name, shape)
 
 
 def open_data(

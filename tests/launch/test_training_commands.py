@@ -20,7 +20,7 @@ from tests.tiny_models import tiny_model
 CONFIGS = sorted(
     path.stem
     for path in (tiny_runs.ROOT / "experiments" / "configs").glob("*.py")
-    if "def get_config" in path.read_text()
+    if "def get_config(variant" in path.read_text()
 )
 COMMANDS = {
     "train_teacher": "--network",

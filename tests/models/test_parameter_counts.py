@@ -47,3 +47,28 @@ def test_narrower_students_have_fewer_parameters(family):
     teachers = {pair(family + suffix).teacher for suffix in ("", "_half", "_quarter")}
     assert counts[0] > counts[1] > counts[2]
     assert len(teachers) == 1
+
+
+PUBLISHED = [("vit_b16", 86_567_656), ("vit_l16", 304_326_632)]
+"""ViT-B/16 and ViT-L/16 for 1000 classes, as torchvision and timm count them."""
+
+
+@pytest.mark.parametrize(("name", "expected"), PUBLISHED)
+def test_large_teachers_have_their_published_size(name, expected):
+    teacher = pair(name, classes=1000).teacher
+    assert count(teacher.build()) == expected
+    assert pair(f"{name}_narrow", classes=1000).teacher == teacher
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [("vit_b16", 768), ("vit_b16_narrow", 192), ("vit_l16", 1024), ("vit_l16_narrow", 384)],
+)
+def test_their_students_have_a_layer_a_block(name, hidden):
+    spec = pair(name, classes=1000)
+    student = spec.student
+    assert (spec.num_blocks, student.layers, student.hidden) == (6, 6, hidden)
+    assert student.hidden // student.heads == 64
+    per_layer = 12 * hidden**2 + 13 * hidden
+    rest = (768 + 1) * hidden + 198 * hidden + 2 * hidden + 1000 * (hidden + 1)
+    assert count(student.build()) == 6 * per_layer + rest
