@@ -80,18 +80,8 @@ def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> Composed
       InteropError: no such file, damaged, of another pair, or with a tensor that is missing,
         unknown, or of another shape or type than the pair has it.
     """
-    data = _read_whole(epath.Path(path))
     where = os.fspath(path)
-    try:
-        tensors = safetensors_file.read_safetensors(data, where)
-        metadata = safetensors_file.read_metadata(data, where)
-    except BundleError as error:
-        # Asked here only: headers of 640 bytes, for one, begin like a pickle.
-        if data.startswith(safetensors_file.PICKLES):
-            raise InteropError(
-                f"{where} is a pickle, which is never read; expected .safetensors"
-            ) from error
-        raise InteropError(str(error)) from error
+    tensors, metadata = read_tensors(path)
     found, composition = _checked_metadata(metadata, where)
     if pair is not None:
         _check_pair(found, pair, where)
@@ -118,6 +108,26 @@ def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> Composed
     leaves = map(leaf, leaf_names(like), jax.tree.leaves(like))
     variables = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return dataclasses.replace(weights, variables=variables)
+
+
+def read_tensors(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors of a .safetensors file, and its metadata.
+
+    Raises:
+      InteropError: no such file, a pickle, damaged, or with a type this version does not know.
+    """
+    data = _read_whole(epath.Path(path))
+    where = os.fspath(path)
+    try:
+        tensors = safetensors_file.read_safetensors(data, where)
+        return tensors, safetensors_file.read_metadata(data, where)
+    except BundleError as error:
+        # Asked here only: headers of 640 bytes, for one, begin like a pickle.
+        if data.startswith(safetensors_file.PICKLES):
+            raise InteropError(
+                f"{where} is a pickle, which is never read; expected .safetensors"
+            ) from error
+        raise InteropError(str(error)) from error
 
 
 def _names_read(hybrid: HybridNetwork, tree: Variables, weights: ComposedWeights) -> list[str]:

@@ -155,29 +155,27 @@ def restore_variables(
             step = manager.latest_step()
             if step is None:
                 continue
-            where = f"{workdir} ({choice}, step {step})"
+            where = f"checkpoint {workdir} ({choice}, step {step})"
             try:
-                _check_leaves(manager.item_metadata(step), like, where)
+                check_leaves(manager.item_metadata(step), like, where)
                 # As NumPy arrays: it may have been saved by other devices than are here now.
                 target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
                 restored = manager.restore(step, args=ocp.args.StandardRestore(target))
             except (ValueError, KeyError, TypeError, OSError) as error:
-                raise CheckpointError(
-                    f"checkpoint {where} cannot be read: {_first_line(error)}"
-                ) from error
+                raise CheckpointError(f"{where} cannot be read: {_first_line(error)}") from error
             return step, jax.tree.map(jnp.asarray, restored)
     raise CheckpointError(
         f"'{workdir}' has no {which} checkpoint yet; let its training run reach an evaluation"
     )
 
 
-def _check_leaves(found: Any, like: Variables, where: str) -> None:
+def check_leaves(found: Any, like: Variables, where: str) -> None:
     """Raises CheckpointError, naming the first leaf whose shape or type is not that of `like`."""
     saved, wanted = _described(getattr(found, "tree", found)), _described(like)
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise CheckpointError(
-                f"checkpoint {where} is of another model: '{name}' is "
+                f"{where} is of another model: '{name}' is "
                 f"{saved.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
             )
 
