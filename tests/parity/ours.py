@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pwl_jax.data.augmentation import AugmentationConfig, augment
@@ -21,7 +22,7 @@ from tests.parity.settings import BATCH, LEARNING_RATE, SEED, STEPS, Setting, lo
 @functools.cache
 def logits(given: Setting, count: int) -> Logits:
     """Of every composition, in evaluation mode, for the first images of step 0."""
-    images = given.images(count)
+    images = jnp.asarray(given.images(count))
     apply = jax.jit(lambda variables, mask: given.network.apply(variables, images, mask).logits)
     return {
         c: np.asarray(apply(given.variables, given.network.mask_of(given.variables, c)))
@@ -37,14 +38,14 @@ def objective(cross: str) -> Objective:
 @functools.cache
 def loss(given: Setting, cross: str) -> Loss:
     """Of the batch of step 0."""
-    batch = given.batch(0)
-    images = given.preprocessing.normalize(batch["image"])
+    images = jnp.asarray(given.images(BATCH))
+    labels = jnp.asarray(given.batch(0)["label"])
 
     def evaluated(params: Any) -> Any:
         variables = with_params(given.variables, params)
         masks = prefix_masks(given.network, variables)
         return distillation_loss(
-            given.network, objective(cross), variables, images, batch["label"], masks, loss_key(0)
+            given.network, objective(cross), variables, images, labels, masks, loss_key(0)
         )
 
     differentiated = jax.jit(jax.value_and_grad(evaluated, has_aux=True))

@@ -1,6 +1,7 @@
 """The small pairs that parity is tested on: narrower students, and students as wide as teachers."""
 
 import dataclasses
+from typing import Any
 
 from pwl_jax.models.lenet5 import LeNet5Spec
 from pwl_jax.models.registry import PairSpec
@@ -13,6 +14,8 @@ FAMILIES = ("lenet5", "vgg", "resnet", "vit")
 
 DEEPEST = ("lenet5", "vgg", "resnet", "vit_6_blocks")
 """Pairs with as many blocks as the baseline's: 4, 5, 4 and 6."""
+
+WIDTHS = ("unequal", "equal")
 
 _LENET5 = LeNet5Spec(input_shape=(32, 32, 3), classes=10, channels=(4, 6), features=(14, 12))
 _VGG = VGGSpec(
@@ -34,7 +37,7 @@ _VIT = ViTSpec(
 )
 _NARROW_VIT = {"hidden": 8, "heads": 2, "mlp": 16}
 
-_PAIRS = {
+_PAIRS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "lenet5": (_LENET5, {}, {"channels": (3, 4), "features": (14, 9)}),
     "vgg": (_VGG, {"depths": (1,) * 5}, {"widths": (4, 8, 6, 8, 10)}),
     "resnet": (_RESNET, {"depths": (1,) * 4}, {"stem_width": 4, "widths": (4, 6, 10, 8)}),
@@ -63,7 +66,7 @@ def small_pair(family: str, widths: str = "unequal") -> PairSpec:
 
 def sized(pair: PairSpec, size: int) -> PairSpec:
     """The pair for other images; a ViT then has patches of 16x16 pixels."""
-    changes = {"input_shape": (size, size, 3)}
+    changes: dict[str, Any] = {"input_shape": (size, size, 3)}
     if pair.teacher.family == "vit":
         changes["patch"] = 16
     return dataclasses.replace(

@@ -7,6 +7,8 @@ them, and its last block holds a LayerNorm that it does not apply.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,7 +268,8 @@ def network(spec: NetworkSpec, naming: int = 5) -> Network:
     """The spec's network in PyTorch; `naming` is a version of transformers and concerns ViT."""
     if isinstance(spec, ViTSpec):
         return vit(spec, naming)
-    return {"lenet5": lenet5, "vgg": vgg, "resnet": resnet}[spec.family](spec)
+    builders: dict[str, Callable[[Any], Network]] = {"lenet5": lenet5, "vgg": vgg, "resnet": resnet}
+    return builders[spec.family](spec)
 
 
 class ChannelMap(nn.Module):
@@ -327,7 +330,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
         tensor, leaf = state[name], name.rsplit(".", 1)[-1]
         shape = tuple(tensor.shape)
         if leaf == "num_batches_tracked":
-            values = np.array(rng.integers(1, 1000))
+            values: Any = np.array(rng.integers(1, 1000))
         elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
             values = rng.uniform(0.5, 1.5, shape)
         elif leaf == "weight":
