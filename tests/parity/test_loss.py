@@ -27,10 +27,8 @@ CASES = [
 @pytest.mark.parametrize("cross", CROSS_MODES)
 @pytest.mark.parametrize(("family", "widths"), CASES)
 def test_terms_and_gradients(reference, family, widths, cross):
-    expected, got = (
-        theirs.loss(reference, setting(family, widths), cross),
-        ours.loss(family, widths, cross),
-    )
+    given = setting(family, widths)
+    expected, got = theirs.loss(reference, given, cross), ours.loss(given, cross)
     for name, value in expected.terms.items():
         assert got.terms[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
     # Of the norm over the whole tree, which is what issue 5 asks for.
