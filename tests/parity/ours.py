@@ -16,7 +16,7 @@ from pwl_jax.training.optimizer import OptimizerConfig, params_of, with_params
 from pwl_jax.training.step import device_mesh, mapped_step, replicate, shard_batch
 from pwl_jax.training.tasks import distillation_task
 from tests.parity.results import TERMS, Logits, Loss
-from tests.parity.settings import BATCH, LEARNING_RATE, SEED, STEPS, Setting, loss_key
+from tests.parity.settings import BATCH, LEARNING_RATE, LOSS_STEP, SEED, STEPS, Setting, loss_key
 
 
 @functools.cache
@@ -37,15 +37,15 @@ def objective(cross: str) -> Objective:
 
 @functools.cache
 def loss(given: Setting, cross: str) -> Loss:
-    """Of the batch of step 0."""
-    images = jnp.asarray(given.images(BATCH))
-    labels = jnp.asarray(given.batch(0)["label"])
+    """Of the batch of step `LOSS_STEP`."""
+    images = jnp.asarray(given.images(BATCH, LOSS_STEP))
+    labels = jnp.asarray(given.batch(LOSS_STEP)["label"])
 
     def evaluated(params: Any) -> Any:
         variables = with_params(given.variables, params)
         masks = prefix_masks(given.network, variables)
         return distillation_loss(
-            given.network, objective(cross), variables, images, labels, masks, loss_key(0)
+            given.network, objective(cross), variables, images, labels, masks, loss_key(LOSS_STEP)
         )
 
     differentiated = jax.jit(jax.value_and_grad(evaluated, has_aux=True))

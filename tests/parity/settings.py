@@ -21,6 +21,9 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Of CIFAR-10."""
 
 SEED, STEPS, LEARNING_RATE = 3, 20, 0.05
+LOSS_STEP = 5
+"""A step whose draw goes from student to teacher blocks and back, whatever the number of blocks."""
+
 CROSS_MODES = ("random", "all")
 
 StateDict = dict[str, torch.Tensor]
@@ -47,9 +50,9 @@ class Setting:
         """Of the images that `batch` draws."""
         return Preprocessing(self.pair.teacher.input_shape, MEAN, STD)
 
-    def images(self, count: int) -> np.ndarray:
-        """The first images of step 0, normalised: f32[count, height, width, channels]."""
-        return self.preprocessing.normalize(self.batch(0)["image"][:count])
+    def images(self, count: int, step: int = 0) -> np.ndarray:
+        """The first images of a step, normalised: f32[count, height, width, channels]."""
+        return self.preprocessing.normalize(self.batch(step)["image"][:count])
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Random images, uint8, and labels, as a step takes them."""

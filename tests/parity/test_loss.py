@@ -1,5 +1,7 @@
 """Every loss term and its gradients, of both cross modes, against PyTorch."""
 
+import itertools
+
 import jax
 import pytest
 
@@ -7,7 +9,7 @@ pytest.importorskip("torch")
 
 from tests.parity import ours, theirs
 from tests.parity.results import relative_difference
-from tests.parity.settings import CROSS_MODES, setting
+from tests.parity.settings import CROSS_MODES, LOSS_STEP, setting
 
 CASES = [
     ("lenet5", "unequal"),
@@ -28,6 +30,8 @@ CASES = [
 @pytest.mark.parametrize(("family", "widths"), CASES)
 def test_terms_and_gradients(reference, family, widths, cross):
     given = setting(family, widths)
+    # Gradients then pass through teacher blocks and both kinds of converters.
+    assert {(False, True), (True, False)} <= set(itertools.pairwise(given.drawn(LOSS_STEP)))
     expected, got = theirs.loss(reference, given, cross), ours.loss(given, cross)
     for name, value in expected.terms.items():
         assert got.terms[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name

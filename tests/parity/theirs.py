@@ -8,7 +8,7 @@ from pwl_jax.ladder import Composition
 from pwl_jax.models.block_network import Variables
 from tests.parity.references import Reference
 from tests.parity.results import TERMS, Logits, Loss, trained_parameters
-from tests.parity.settings import LEARNING_RATE, STEPS, Setting, tree_of
+from tests.parity.settings import BATCH, LEARNING_RATE, LOSS_STEP, STEPS, Setting, tree_of
 from tests.parity.torch_objective import make_optimizer, train_step
 
 
@@ -35,10 +35,10 @@ def logits(reference: Reference, given: Setting, count: int) -> Logits:
 
 
 def loss(reference: Reference, given: Setting, cross: str) -> Loss:
-    """Of the batch of step 0."""
+    """Of the batch of step `LOSS_STEP`."""
     module = module_of(reference, given)
     distiller = training_mode(reference.distiller(module, cross))
-    terms = distiller(*torch_batch(given, 0), given.drawn(0))
+    terms = distiller(*torch_batch(given, LOSS_STEP), given.drawn(LOSS_STEP))
     torch.stack([terms[name] for name in TERMS]).sum().backward()
     gradients = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -67,6 +67,5 @@ def training_mode(distiller: nn.Module) -> nn.Module:
 
 def torch_batch(given: Setting, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised images and labels of a step."""
-    batch = given.batch(step)
-    images = given.preprocessing.normalize(batch["image"])
-    return as_tensor(images), torch.from_numpy(batch["label"]).long()
+    labels = torch.from_numpy(given.batch(step)["label"]).long()
+    return as_tensor(given.images(BATCH, step)), labels
