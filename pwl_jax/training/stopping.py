@@ -1,4 +1,4 @@
-"""The wish to stop a run, as signals bring it."""
+"""The wish to stop: signals, heard at dispatch boundaries, alike on every process."""
 
 import os
 import signal
@@ -18,6 +18,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -38,10 +39,12 @@ class StopRequest:
         self.requested = True
         signal.signal(number, self._previous[number])
 
-    def at(self, step: int) -> bool:
-        """Whether to stop before `step`; the same answer on every process."""
+    def heard(self) -> bool:
+        """Whether to stop now; every process asks before each dispatch and gets one answer."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # The service agrees on the next number asked for: they must follow without a gap.
+            self._asked += 1
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         return self.requested
 
 
