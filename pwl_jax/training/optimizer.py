@@ -26,7 +26,8 @@ class OptimizerConfig:
       weight_decay: on every trained leaf.
       decay_norms_and_biases: whether it falls on norms and biases too, which are the leaves of
         fewer than two axes.
-      converter_rate: factor on the learning rate of encoders and decoders.
+      converter_rate: factor on the learning rate of encoders and decoders; the cosine ends at the
+        same floor for all.
       converter_decay: factor on their weight decay.
       clip_norm: gradients are scaled down to this global norm, over all trained leaves and
         devices; 0 for never.
@@ -61,12 +62,19 @@ class OptimizerConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
 
-def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step to learning rate, over `steps` steps in all."""
-    peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int, factor: float = 1.0
+) -> optax.Schedule:
+    """Step to learning rate, over `steps` steps in all.
+
+    `factor` scales the peak and not the cosine's floor, which the PyTorch baseline gives to all
+    groups of parameters alike.
+    """
+    peak, warmup = factor * config.learning_rate, min(config.warmup_steps, steps)
     if config.schedule == "cosine":
-        floor = min(peak / 20, 1e-5)
-        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=floor / peak)
+        floor = min(config.learning_rate / 20, 1e-5, peak)
+        alpha = floor / peak if peak else 0.0
+        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=alpha)
     elif config.schedule == "constant":
         after = optax.constant_schedule(peak)
     else:
@@ -135,9 +143,7 @@ def make_optimizer(
       labels: tree of `frozen`, `student`, `converter`.
     """
     schedule = learning_rate_schedule(config, steps)
-
-    def converter_schedule(step: Any) -> Any:
-        return config.converter_rate * schedule(step)
+    converter_schedule = learning_rate_schedule(config, steps, config.converter_rate)
 
     by_label = optax.multi_transform(
         {
