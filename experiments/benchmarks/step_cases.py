@@ -141,10 +141,14 @@ class TimedStep:
         jax.block_until_ready(self.state)
         return (time.perf_counter() - start) / steps
 
+    def metrics(self) -> dict[str, float]:
+        """Loss and terms of one step."""
+        self.state, metrics = settled(self.compiled(self.state, *self.inputs), self.mesh)
+        return {name: float(value) for name, value in metrics.items()}
+
     def first_loss(self) -> float:
         """The loss of one step."""
-        self.state, metrics = settled(self.compiled(self.state, *self.inputs), self.mesh)
-        return float(metrics["loss"])
+        return self.metrics()["loss"]
 
 
 def timed_step(
@@ -154,9 +158,20 @@ def timed_step(
     hybrid = HybridNetwork.from_pair(pair, AXIS)
     variables = drawn_variables(hybrid)
     program = program_of(hybrid, variables, loss_of(hybrid))
+    masks = prefix_masks(hybrid, variables)
+    return compiled_step(program, variables, masks, drawn_batch(pair, batch_size), mesh)
+
+
+def compiled_step(
+    program: StepProgram,
+    variables: Variables,
+    masks: Any,
+    batch: Mapping[str, np.ndarray],
+    mesh: Mesh,
+) -> TimedStep:
+    """A program's step on a batch that lies ready, lowered and compiled under a clock."""
     state = replicate(program.init(variables), mesh)
-    masks = replicate(prefix_masks(hybrid, variables), mesh)
-    batch = shard_batch(drawn_batch(pair, batch_size), mesh)
+    masks, batch = replicate(masks, mesh), shard_batch(batch, mesh)
     start = time.perf_counter()
     lowered = mapped_step(program, mesh).lower(state, batch, masks)  # type: ignore[attr-defined]
     middle = time.perf_counter()
