@@ -12,6 +12,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created where
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print shapes, parameters, bytes and FLOPs of a step; run nothing."
 )
+_CHANGE_CONFIG = flags.DEFINE_bool(
+    "change_config",
+    False,
+    "Resume with other values of optimizer, objective or augmentation than the run has had.",
+)
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On GPU, use only kernels that give the same bits every time."
 )
@@ -61,7 +66,7 @@ def run(config: RunConfig, teacher: str | None = None) -> None:
         return
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; expected the folder to write the run to")
-    result = loop.train(config, WORKDIR.value, teacher)
+    result = loop.train(config, WORKDIR.value, teacher, change_config=_CHANGE_CONFIG.value)
     if result.finished and jax.process_index() == 0:
         for name, value in result.values.items():
             print(f"{name}: {value:.4f}")

@@ -176,6 +176,11 @@ def train_iterator(
     return _read_ahead(_TrainBatches(source, batch_size, seed, epochs, share))
 
 
+def batch_of_step(source: PreparedSource, batch_size: int, seed: int, step: int) -> Batch:
+    """What the processes of a run together read at a step, counted from 1; see `train_iterator`."""
+    return _TrainBatches(source, batch_size, seed, None, slice(None))[step - 1]
+
+
 class _EvalBatches:
     """Random access to the batches of an evaluation, all of one shape."""
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import signal
 import threading
@@ -25,10 +24,11 @@ from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.models.block_network import Variables
 from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.training import calibration, workdir
-from pwl_jax.training.checkpoints import Checkpoints, has_resume_point
+from pwl_jax.training.checkpoints import Checkpoints, resume_step
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.evaluation import fitting_batch
 from pwl_jax.training.metrics import MetricsWriter, Progress
+from pwl_jax.training.non_finite import NotFiniteError, save_scene
 from pwl_jax.training.step import (
     device_mesh,
     mapped_step,
@@ -220,6 +220,7 @@ def train(
     teacher_workdir: epath.PathLike | None = None,
     *,
     progress: bool = True,
+    change_config: bool = False,
 ) -> RunResult:
     """Runs or resumes a training to its end, or to a signal.
 
@@ -228,25 +229,26 @@ def train(
     holds the teacher too: `teacher_workdir` is read only where there is nothing to resume.
 
     Args:
-      config: of the run; must equal the one that the workdir holds.
+      config: of the run; must equal the one that the workdir holds, if it holds one.
       run_dir: the workdir; created where missing.
       teacher_workdir: of the teacher, for `distill`.
       progress: whether to draw a progress bar on stderr.
+      change_config: whether the run may go on with other values of what `config.CHANGEABLE` names.
 
     Raises:
-      UserError: anything that does not fit, or a loss that is no longer finite.
+      UserError: anything that does not fit, or a step that is not finite; see `save_scene`.
     """
     run = prepare(config, teacher_workdir)
-    workdir.check_config(run_dir, config)
+    workdir.check_config(run_dir, config, change=change_config)
     main_process = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         state = placed_like(jax.eval_shape(run.task.program.init, run.task.abstract), run.mesh)
-        if not has_resume_point(run_dir):
+        if resume_step(run_dir) is None:
             # Reads the teacher: until it is known to fit, nothing is written.
             state = replicate(run.task.program.init(_agreed(run.task.init())), run.mesh)
         if main_process:
-            workdir.write_config(run_dir, config)
+            workdir.write_config(run_dir, config, change=change_config)
         checkpoints = stack.enter_context(Checkpoints(run_dir))
         masks = replicate(run.task.masks(run.task.abstract), run.mesh)
         iterator = pipeline.train_iterator(
@@ -278,25 +280,29 @@ def train(
         save_every = config.checkpoint_every_steps or steps_per_epoch
         step_program = mapped_step(run.task.program, run.mesh)
         pending: tuple[int, Any] | None = None
-        while step < run.total and not stop.at(step):
-            batch = shard_batch(next(iterator), run.mesh)
-            state, metrics = settled(step_program(state, batch, masks), run.mesh)
-            step += 1
-            # Read one step late: the device is at work on this step meanwhile.
-            _report(writer, bar, pending)
-            pending = (step, metrics)
-            epoch, within = divmod(step, steps_per_epoch)
-            assess = step == run.total or (not within and not epoch % config.eval_every_epochs)
-            save = step == run.total or step % save_every == 0
-            if assess or save:
-                # What is saved was seen to be finite, and its metrics are on disk before it is.
+        try:
+            while step < run.total and not stop.at(step):
+                batch = shard_batch(next(iterator), run.mesh)
+                state, metrics = settled(step_program(state, batch, masks), run.mesh)
+                step += 1
+                # Read one step late: the device is at work on this step meanwhile.
                 _report(writer, bar, pending)
-                pending = None
-            if assess:
-                notes = _assess(run, checkpoints, writer, bar, step, state.variables, notes)
-            if save:
-                checkpoints.save(state, iterator, notes)
-        _report(writer, bar, pending)
+                pending = (step, metrics)
+                epoch, within = divmod(step, steps_per_epoch)
+                assess = step == run.total or (not within and not epoch % config.eval_every_epochs)
+                save = step == run.total or step % save_every == 0
+                if assess or save:
+                    # What is saved was seen to be finite, and its metrics are on disk before it is.
+                    _report(writer, bar, pending)
+                    pending = None
+                if assess:
+                    notes = _assess(run, checkpoints, writer, bar, step, state.variables, notes)
+                if save:
+                    checkpoints.save(state, iterator, notes)
+            _report(writer, bar, pending)
+        except NotFiniteError as error:
+            batch = pipeline.batch_of_step(run.training, config.batch_size, config.seed, error.step)
+            raise _explained(error, save_scene(run_dir, error, state, batch), run_dir) from None
         if step < run.total:
             checkpoints.save(state, iterator, notes)
             bar.say(f"stopped at step {step} of {run.total}; the same command goes on from here")
@@ -385,15 +391,22 @@ def _assess(
 
 
 def _report(writer: MetricsWriter, bar: Progress, pending: tuple[int, Any] | None) -> None:
-    """Writes the metrics of a finished step; raises TrainingError where one is not finite."""
+    """Writes the metrics of a finished step; raises NotFiniteError where it is not finite."""
     if pending is None:
         return
     step, metrics = pending
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise TrainingError(
-            f"step {step} is not finite ({', '.join(bad)}); lower the learning rate"
-        )
+    if not values.pop("finite"):
+        raise NotFiniteError(step, values)
     writer.write(step, {f"train/{name}": value for name, value in values.items()})
     bar.advance(values["loss"])
+
+
+def _explained(error: NotFiniteError, scene: epath.Path, run_dir: epath.PathLike) -> TrainingError:
+    """One line that says what happened, where to look, and how to go on."""
+    saved = resume_step(run_dir)
+    start = "from the start" if saved is None else f"from the checkpoint of step {saved}"
+    return TrainingError(
+        f"{error} and changed nothing; the state before it and its batch lie in '{scene}'. Lower "
+        f"the learning rate: with --change_config the run goes on {start}"
+    )

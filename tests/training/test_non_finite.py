@@ -1,0 +1,193 @@
+"""A step that is not finite changes nothing, stops the run, and leaves all that explains it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from pwl_jax.data import pipeline
+from pwl_jax.training import loop, non_finite
+from pwl_jax.training.checkpoints import CheckpointError, resume_step
+from pwl_jax.training.finite import all_finite, select
+from pwl_jax.training.loop import TrainingError
+from pwl_jax.training.step import AXIS, device_mesh, mapped_step, replicate, shard_batch
+from tests import tiny_runs
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+RATE = {"learning_rate": 0.02, "schedule": "constant"}
+FAR_TOO_HIGH = {**RATE, "learning_rate": 1e9}
+
+
+def run_until(monkeypatch, run, where, stop):
+    """Trains up to a step, as a signal would end it."""
+    monkeypatch.setattr(loop.StopRequest, "at", lambda request, step: step == stop)
+    result = tiny_runs.train(run, where)
+    monkeypatch.undo()
+    return result
+
+
+@pytest.fixture(scope="module")
+def blown_up(tmp_path_factory):
+    """A workdir that stopped at step 4, went on far too fast, and what ended that."""
+    where = tmp_path_factory.mktemp("blown_up")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_until(monkeypatch, tiny_runs.config("teacher", optimizer=RATE), where, 4)
+    fast = tiny_runs.config("teacher", optimizer=FAR_TOO_HIGH, checkpoint_every_steps=100)
+    with pytest.raises(TrainingError) as caught:
+        loop.train(fast, where, progress=False, change_config=True)
+    return where, fast, str(caught.value)
+
+
+def scene_of(where):
+    (folder,) = (where / "non_finite").iterdir()
+    return folder, json.loads((folder / "report.json").read_text())
+
+
+def states_by_hand(run, steps):
+    """The states after 0..steps steps of a run and their metrics, without the loop."""
+    prepared = loop.prepare(run)
+    program, mesh = prepared.task.program, prepared.mesh
+    state = replicate(program.init(prepared.task.init()), mesh)
+    step = mapped_step(program, mesh)
+    states, metrics = [jax.device_get(state)], []
+    for number in range(1, steps + 1):
+        batch = pipeline.batch_of_step(prepared.training, run.batch_size, run.seed, number)
+        batch = shard_batch(batch, mesh, replicated_input=True)
+        state, values = jax.block_until_ready(step(state, batch, {}))
+        states.append(jax.device_get(state))
+        metrics.append(jax.device_get(values))
+    return states, metrics
+
+
+def test_it_is_one_line_that_names_step_term_place_and_remedy(blown_up):
+    where, _, message = blown_up
+    folder, report = scene_of(where)
+    step = report["step"]
+    assert folder.name == f"step_{step}" and step > 5
+    assert message.startswith(f"step {step} is not finite (")
+    for name, value in report["not_finite"].items():
+        assert f"{name} is {value}" in message
+    assert f"'{folder}'" in message and "\n" not in message
+    assert message.endswith("with --change_config the run goes on from the checkpoint of step 4")
+    # No step that was not finite is among the metrics.
+    assert tiny_runs.trained_steps(where) == list(range(1, step))
+
+
+def test_the_scene_holds_the_batch_that_the_step_read(blown_up):
+    where, run, _ = blown_up
+    folder, report = scene_of(where)
+    training = loop.prepare(run).training
+    taken = pipeline.train_iterator(training, run.batch_size, run.seed)
+    batches = [next(taken) for _ in range(report["step"])]
+    with np.load(folder / "batch.npz") as saved:
+        assert set(saved) == {"image", "label", "index"}
+        for name, array in batches[-1].items():
+            assert saved[name].dtype == array.dtype
+            np.testing.assert_array_equal(saved[name], array)
+    assert report["indices"] == batches[-1]["index"].tolist()
+    assert report["labels"] == batches[-1]["label"].tolist()
+
+
+def test_the_scene_holds_the_last_finite_state(blown_up):
+    where, run, _ = blown_up
+    folder, report = scene_of(where)
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(folder / "state")
+    assert int(state["step"]) == report["state"]["step"] == report["step"] - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    # Loaded again, its next step on that batch is the one that was not finite, and is refused.
+    prepared = loop.prepare(run)
+    like = jax.eval_shape(prepared.task.program.init, prepared.task.abstract)
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(folder / "state", non_finite.state_tree(like))
+    state = replicate(type(like)(**state, finite=jnp.ones((), bool)), prepared.mesh)
+    before = jax.device_get(state)
+    with np.load(folder / "batch.npz") as saved:
+        batch = shard_batch(dict(saved), prepared.mesh, replicated_input=True)
+    after, metrics = mapped_step(prepared.task.program, prepared.mesh)(state, batch, {})
+    assert not metrics.pop("finite") and not after.finite
+    # On this JAX the loss is; with other roundings it may be the update that overflows first.
+    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+    assert bad == list(report["not_finite"])
+    for a, b in zip(
+        jax.tree.leaves(non_finite.state_tree(before)),
+        jax.tree.leaves(non_finite.state_tree(after)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_with_a_lower_rate_it_goes_on_from_the_last_checkpoint(blown_up, tmp_path):
+    where, _, _ = blown_up
+    run = tiny_runs.config("teacher", optimizer=RATE)
+    assert resume_step(where) == 4
+    with pytest.raises(CheckpointError, match=r"another config \(optimizer.learning_rate: 0.02, "):
+        tiny_runs.train(run, where)
+    assert tiny_runs.train(run, tmp_path).finished
+    assert loop.train(run, where, progress=False, change_config=True).finished
+    tiny_runs.assert_same_bits(tmp_path, where)
+    assert tiny_runs.metric_lines(where) == tiny_runs.metric_lines(tmp_path)
+    # The config of the steps that stayed is not forgotten.
+    first = json.loads((where / "config.until_step_4.json").read_text())
+    assert first["optimizer"]["learning_rate"] == RATE["learning_rate"]
+    with pytest.raises(CheckpointError, match=r"seed: 1, there 0\), which no run changes"):
+        other = tiny_runs.config("teacher", optimizer=RATE, seed=1)
+        loop.train(other, where, progress=False, change_config=True)
+
+
+def test_steps_after_one_that_was_not_finite_change_nothing():
+    # The rate makes step 1 huge but finite; what follows overflows.
+    states, metrics = states_by_hand(tiny_runs.config("teacher", optimizer=FAR_TOO_HIGH), 9)
+    finite = [bool(values["finite"]) for values in metrics]
+    first = finite.index(False)
+    assert first > 0 and finite[:first] == [True] * first
+    assert [int(state.step) for state in states] == [min(n, first) for n in range(10)]
+    assert [bool(state.finite) for state in states] == [n <= first for n in range(10)]
+    for state in states[first + 1 :]:
+        for a, b in zip(
+            jax.tree.leaves(non_finite.state_tree(states[first])),
+            jax.tree.leaves(non_finite.state_tree(state)),
+            strict=True,
+        ):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_a_rate_that_overflows_at_once_saves_nothing_to_resume_from(tmp_path):
+    run = tiny_runs.config("teacher", optimizer={**RATE, "learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"^step 1 is not .*update_norm is inf.*from the start"):
+        tiny_runs.train(run, tmp_path)
+    with pytest.raises(CheckpointError, match="has no last checkpoint yet"):
+        tiny_runs.leaves(tmp_path)
+    assert resume_step(tmp_path) is None
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_one_device_that_is_not_finite_is_enough_for_all(devices):
+    mesh = device_mesh(jax.devices()[:devices])
+    spec = jax.sharding.PartitionSpec(AXIS)
+    agreed = jax.jit(
+        jax.shard_map(
+            lambda x: all_finite({"x": x}, AXIS)[None], mesh=mesh, in_specs=spec, out_specs=spec
+        )
+    )
+    for value, finite in ((1.0, True), (np.nan, False), (np.inf, False), (-np.inf, False)):
+        numbers = np.zeros(devices, np.float32)
+        numbers[-1] = value
+        assert agreed(numbers).tolist() == [finite] * devices
+
+
+def test_what_both_sides_share_is_not_computed():
+    shared, a, b = jnp.ones(3), jnp.zeros(3), jnp.full(3, 2.0)
+    chosen = select(jnp.array(False), {"x": shared, "y": a}, {"x": shared, "y": b})
+    assert chosen["x"] is shared
+    np.testing.assert_array_equal(chosen["y"], b)
+
+
+def test_the_terms_that_are_not_finite_are_named():
+    error = non_finite.NotFiniteError(3, {"hard": float("nan"), "loss": float("inf"), "sync": 1.0})
+    assert str(error) == "step 3 is not finite (hard is nan, loss is inf)"
+    error = non_finite.NotFiniteError(3, {"loss": 1.0})
+    assert str(error) == "step 3 is not finite (batch statistics are not)"
