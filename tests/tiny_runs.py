@@ -53,6 +53,22 @@ def train(run, where, teacher=None):
     return loop.train(run, where, teacher, progress=False)
 
 
+def stop_after(monkeypatch, *dispatches):
+    """Lets the next runs stop after so many dispatches, one each, as a signal would."""
+    waiting = list(dispatches)
+
+    def heard(request):
+        if not waiting:
+            return False
+        waiting[0] -= 1
+        if waiting[0] >= 0:
+            return False
+        del waiting[0]
+        return True
+
+    monkeypatch.setattr(loop.StopRequest, "heard", heard)
+
+
 def command(module, *arguments, devices=1):
     """The command line of an entry point and its environment."""
     environment = {

@@ -2,11 +2,12 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
 import numpy as np
+from grain.experimental import ThreadPrefetchIterDataset
 
 from pwl_jax.bundle.preprocessing import Preprocessing
 from pwl_jax.data.source import DataError, Source
@@ -16,6 +17,9 @@ CACHE_BYTES = 1 << 30
 
 _READ_OPTIONS = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
 """Whole batches are read ahead: few are enough, and more would only take memory."""
+
+PLACED_AHEAD = 2
+"""Batches on the device that the step has not taken yet."""
 
 Batch = dict[str, np.ndarray]
 
@@ -98,35 +102,40 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class _TrainBatches:
-    """Random access to the batches of a training run: batch k of one process, for any k."""
+    """Random access to the batches of a training run: what `read` makes of batch k's positions."""
 
     def __init__(
-        self, source: PreparedSource, size: int, seed: int, epochs: int | None, share: slice
+        self,
+        read: Callable[[np.ndarray], Batch],
+        count: int,
+        size: int,
+        seed: int,
+        epochs: int | None,
+        share: slice,
     ) -> None:
-        self._source = source
+        self._read = read
+        self._count = count
         self._size = size
         self._share = share
         # Endless is as many batches as 64 bits can count without overflow of a position.
-        total = (1 << 62) if epochs is None else len(source) * epochs
+        total = (1 << 62) if epochs is None else count * epochs
         self._length = total // size
-        self._order = functools.lru_cache(maxsize=4)(
-            functools.partial(epoch_order, len(source), seed)
-        )
+        self._order = functools.lru_cache(maxsize=4)(functools.partial(epoch_order, count, seed))
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, step: int) -> Batch:
-        position = np.arange(step * self._size, (step + 1) * self._size)[self._share]
-        epoch, within = np.divmod(position, len(self._source))
-        chosen = np.empty_like(position)
+        place = np.arange(step * self._size, (step + 1) * self._size)[self._share]
+        epoch, within = np.divmod(place, self._count)
+        chosen = np.empty_like(place)
         for number in np.unique(epoch):
             of_epoch = epoch == number
             chosen[of_epoch] = self._order(int(number))[within[of_epoch]]
-        return self._source.batch(chosen)
+        return self._read(chosen)
 
     def __repr__(self) -> str:
-        return f"_TrainBatches({self._source.source.name}, {self._size}, {self._share})"
+        return f"_TrainBatches({self._count}, {self._size}, {self._share})"
 
 
 def train_iterator(
@@ -136,14 +145,15 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     epochs: int | None = None,
+    place: Callable[[Batch], Any] | None = None,
 ) -> grain.DatasetIterator:
     """Batches of this process's share, in an order that only the seed decides.
 
     Examples are shuffled anew each epoch, and epochs follow each other without a gap: a batch may
-    end one and begin the next, and every epoch shows every example once. Process p of P takes
-    every P-th example, so that the global batch holds the same ones for any P. The iterator's
-    state (`get_state`, `set_state`, Orbax through `grain.checkpoint`) is the number of batches
-    taken: exact, and the same for any P.
+    end one and begin the next, and every epoch shows every example once. Process p of P takes the
+    p-th of P equal runs of a batch's rows, so that the global batch is the same, row by row, for
+    any P. The iterator's state (`get_state`, `set_state`, Orbax through `grain.checkpoint`) is the
+    number of batches taken, whatever was read ahead: exact, and the same for any P.
 
     Args:
       source: prepared images.
@@ -151,16 +161,64 @@ def train_iterator(
       seed: of the order; 0 or more.
       process_index, process_count: which share.
       epochs: how many; None for no end. What does not fill a last batch is left out.
+      place: puts a batch on the devices; a thread of its own does so `PLACED_AHEAD` batches
+        ahead. None hands out NumPy arrays.
 
     Returns:
       Iterator of `{"image": uint8[b, height, width, channels], "label": int32[b],
       "index": int32[b]}` with b = batch_size / process_count; `label` and `index` as in
-      `PreparedSource.batch`.
+      `PreparedSource.batch`. Its `close` ends the threads.
 
     Raises:
       DataError: no images, a bad number, or a batch that does not divide among the processes.
     """
-    if not len(source):
+    batches = _train_batches(
+        source.batch, len(source), batch_size, seed, process_index, process_count, epochs
+    )
+    return _read_ahead(batches, place)
+
+
+def position_iterator(
+    count: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    epochs: int | None = None,
+) -> grain.DatasetIterator:
+    """The same order as `train_iterator`, as places in the split instead of examples.
+
+    Args:
+      count: examples of the split.
+      batch_size, seed, process_index, process_count, epochs: as of `train_iterator`.
+
+    Returns:
+      Iterator of `{"position": int32[batch_size / process_count]}`, each 0 to count - 1; its
+      states are those of `train_iterator`.
+
+    Raises:
+      DataError: as of `train_iterator`.
+    """
+    return _read_ahead(
+        _train_batches(_as_positions, count, batch_size, seed, process_index, process_count, epochs)
+    )
+
+
+def _as_positions(positions: np.ndarray) -> Batch:
+    return {"position": positions.astype(np.int32)}
+
+
+def _train_batches(
+    read: Callable[[np.ndarray], Batch],
+    count: int,
+    batch_size: int,
+    seed: int,
+    process_index: int,
+    process_count: int,
+    epochs: int | None,
+) -> _TrainBatches:
+    """Checked batches of one process's share."""
+    if not count:
         raise DataError("there are no training images; lower validation_fraction")
     if batch_size < 1 or batch_size % process_count:
         raise DataError(f"batch_size {batch_size} does not divide among {process_count} processes")
@@ -168,17 +226,17 @@ def train_iterator(
         raise DataError(f"process_index is {process_index}; expected 0 to {process_count - 1}")
     if seed < 0:
         raise DataError(f"seed is {seed}; expected 0 or more")
-    if epochs is not None and len(source) * epochs < batch_size:
-        raise DataError(
-            f"{epochs} epochs of {len(source)} images do not fill one batch of {batch_size}"
-        )
-    share = slice(process_index, None, process_count)
-    return _read_ahead(_TrainBatches(source, batch_size, seed, epochs, share))
+    if epochs is not None and count * epochs < batch_size:
+        raise DataError(f"{epochs} epochs of {count} images do not fill one batch of {batch_size}")
+    rows = batch_size // process_count
+    share = slice(process_index * rows, (process_index + 1) * rows)
+    return _TrainBatches(read, count, batch_size, seed, epochs, share)
 
 
 def batch_of_step(source: PreparedSource, batch_size: int, seed: int, step: int) -> Batch:
     """What the processes of a run together read at a step, counted from 1; see `train_iterator`."""
-    return _TrainBatches(source, batch_size, seed, None, slice(None))[step - 1]
+    batches = _train_batches(source.batch, len(source), batch_size, seed, 0, 1, None)
+    return batches[step - 1]
 
 
 class _EvalBatches:
@@ -218,6 +276,9 @@ def eval_batches(source: PreparedSource, batch_size: int) -> Iterator[Batch]:
     return _read_ahead(_EvalBatches(source, batch_size))
 
 
-def _read_ahead(batches: Any) -> grain.DatasetIterator:
-    """Grain's iterator over random-access batches, read ahead by threads."""
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(_READ_OPTIONS))
+def _read_ahead(batches: Any, place: Callable[[Batch], Any] | None = None) -> grain.DatasetIterator:
+    """Grain's iterator over random-access batches, read ahead by threads, and placed by one."""
+    read = grain.MapDataset.source(batches).to_iter_dataset(_READ_OPTIONS)
+    if place is None:
+        return iter(read)
+    return iter(ThreadPrefetchIterDataset(read.map(place), prefetch_buffer_size=PLACED_AHEAD))

@@ -47,7 +47,9 @@ class HybridNetwork:
     per_stream: bool
 
     @classmethod
-    def from_pair(cls, pair: PairSpec, axis_name: str | None = None) -> "HybridNetwork":
+    def from_pair(
+        cls, pair: PairSpec, axis_name: str | None = None, *, remat: bool = False
+    ) -> "HybridNetwork":
         """Builds both networks and fits converters between their boundaries.
 
         Converters are the identity where the pair says so and both networks compute in the same
@@ -56,7 +58,12 @@ class HybridNetwork:
         Args:
           pair: the complete spec.
           axis_name: see `NetworkSpec.build`.
+          remat: see `BlockNetwork`; of both networks.
         """
+        teacher, student = (
+            dataclasses.replace(spec.build(axis_name), remat=remat)
+            for spec in (pair.teacher, pair.student)
+        )
         teacher_type, student_type = pair.teacher.compute_dtype, pair.student.compute_dtype
         allowed = pair.converters == "identity" and teacher_type == student_type
         converters = [
@@ -67,8 +74,8 @@ class HybridNetwork:
             for wide, narrow in pair.boundary_widths
         ]
         return cls(
-            teacher=pair.teacher.build(axis_name),
-            student=pair.student.build(axis_name),
+            teacher=teacher,
+            student=student,
             encoders=tuple(encoder for encoder, _ in converters),
             decoders=tuple(decoder for _, decoder in converters),
             per_stream=pair.statistics == "per_stream",

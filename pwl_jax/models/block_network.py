@@ -40,12 +40,15 @@ class BlockNetwork:
       embedder: what comes before block 0, or None; it belongs to block 0.
       blocks: N modules.
       head: features to logits; it belongs to block N-1.
+      remat: whether a backward pass computes each block's inner values anew instead of keeping
+        them (Chen et al., arXiv 1604.06174); gradients are the same.
     """
 
     input_shape: tuple[int, int, int]
     embedder: nn.Module | None
     blocks: tuple[nn.Module, ...]
     head: nn.Module
+    remat: bool = False
 
     @property
     def num_blocks(self) -> int:
@@ -115,6 +118,16 @@ class BlockNetwork:
         return tuple(outputs.features[f"block{i}"].shape[1:] for i in range(self.num_blocks - 1))
 
     def _apply_parts(
+        self, index: int, variables: Variables, x: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """What block `index` puts out, the output of each of its parts, and their moments."""
+
+        def run(variables: Variables, x: jax.Array) -> Any:
+            return self._run_parts(index, variables, x, train)
+
+        return (jax.checkpoint(run) if self.remat else run)(variables, x)
+
+    def _run_parts(
         self, index: int, variables: Variables, x: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
         features: dict[str, jax.Array] = {}

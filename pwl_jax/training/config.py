@@ -58,6 +58,14 @@ class RunConfig:
       epochs: passes over the training split without its validation part.
       seed: of initial values, order of examples, augmentation and drawn compositions.
       sync_batch_norm: batch moments over all devices instead of each device's own.
+      accumulate_steps: parts a batch is computed in, one after the other, before the weights
+        move once. BatchNorm normalises each by itself (see `step.per_device_step`).
+      remat: whether the backward pass computes a block's inner values anew: less memory, about
+        a third more work.
+      feeding: `grain` sends every batch from the host, read and placed ahead; `device` keeps the
+        whole split on each device, as bytes, and sends places in it. Both train alike.
+      steps_per_dispatch: of `device`, most steps that one call to the devices does. Evaluations,
+        checkpoints and stops fall between dispatches, which end early for them.
       converter_init: `random`, or `least_squares` from the features of a calibration batch.
       calibration_examples: training images by which BatchNorm statistics are measured anew for
         every stream before a result is evaluated or saved; 0 keeps the running averages.
@@ -76,6 +84,10 @@ class RunConfig:
     epochs: int = 160
     seed: int = 0
     sync_batch_norm: bool = True
+    accumulate_steps: int = 1
+    remat: bool = False
+    feeding: Literal["grain", "device"] = "grain"
+    steps_per_dispatch: int = 1
     converter_init: Literal["random", "least_squares"] = "random"
     calibration_examples: int = 10_000
     eval_every_epochs: int = 1
@@ -85,9 +97,23 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.task not in ("teacher", "student", "distill"):
             raise ConfigError(f"task is '{self.task}'; expected teacher, student or distill")
-        for name in ("batch_size", "epochs", "eval_every_epochs", "eval_batch_size"):
+        for name in (
+            "batch_size",
+            "epochs",
+            "accumulate_steps",
+            "steps_per_dispatch",
+            "eval_every_epochs",
+            "eval_batch_size",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.feeding not in ("grain", "device"):
+            raise ConfigError(f"feeding is '{self.feeding}'; expected grain or device")
+        if self.feeding == "grain" and self.steps_per_dispatch > 1:
+            raise ConfigError(
+                f"steps_per_dispatch is {self.steps_per_dispatch}, which takes feeding=device; "
+                "with grain it is 1"
+            )
         if self.converter_init not in ("random", "least_squares"):
             raise ConfigError(
                 f"converter_init is '{self.converter_init}'; expected random or least_squares"

@@ -3,12 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +23,7 @@ from pwl_jax.training import calibration, workdir
 from pwl_jax.training.checkpoints import Checkpoints, resume_step
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.evaluation import fitting_batch
+from pwl_jax.training.feeding import make_feed
 from pwl_jax.training.metrics import MetricsWriter, Progress
 from pwl_jax.training.non_finite import NotFiniteError, save_scene
 from pwl_jax.training.step import (
@@ -35,8 +32,8 @@ from pwl_jax.training.step import (
     placed_like,
     replicate,
     settled,
-    shard_batch,
 )
+from pwl_jax.training.stopping import StopRequest
 from pwl_jax.training.tasks import Task, distillation_task, network_task, step_cost
 
 
@@ -56,47 +53,6 @@ class RunResult:
     def finished(self) -> bool:
         """Whether all steps were done; otherwise the same command goes on from here."""
         return self.steps == self.total
-
-
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a wish to stop; a second one acts at once. A context manager.
-
-    With several processes JAX's own preemption service hears SIGTERM, and all stop together.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            if jax.process_count() == 1:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    self._previous[number] = signal.signal(number, self._hear)
-            else:
-                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, _terminate)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.requested = True
-        signal.signal(number, self._previous[number])
-
-    def at(self, step: int) -> bool:
-        """Whether to stop before `step`; the same answer on every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.requested
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C as the signal that the preemption service hears."""
-    del number, frame
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +116,11 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
 def _mesh_for(config: RunConfig) -> Mesh:
     """All devices; raises TrainingError where a batch does not divide among them."""
     mesh = device_mesh()
-    if config.batch_size % mesh.size:
+    parts = config.accumulate_steps
+    if config.batch_size % (mesh.size * parts):
+        each = f" in {parts} parts each" if parts > 1 else ""
         raise TrainingError(
-            f"batch_size {config.batch_size} does not divide among {mesh.size} devices"
+            f"batch_size {config.batch_size} does not divide among {mesh.size} devices{each}"
         )
     return mesh
 
@@ -247,19 +205,14 @@ def train(
         if resume_step(run_dir) is None:
             # Reads the teacher: until it is known to fit, nothing is written.
             state = replicate(run.task.program.init(_agreed(run.task.init())), run.mesh)
+        feed = make_feed(config, run.task.program, run.training, run.mesh)
+        stack.callback(feed.iterator.close)
         if main_process:
             workdir.write_config(run_dir, config, change=change_config)
         checkpoints = stack.enter_context(Checkpoints(run_dir))
         masks = replicate(run.task.masks(run.task.abstract), run.mesh)
-        iterator = pipeline.train_iterator(
-            run.training,
-            config.batch_size,
-            config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
         notes: dict[str, Any] = {"best": None, "values": {}}
-        resumed = checkpoints.restore(state, iterator)
+        resumed = checkpoints.restore(state, feed.iterator)
         if resumed is not None:
             state, notes = resumed
         step = int(state.step)
@@ -278,18 +231,21 @@ def train(
             bar.say(f"resumed at step {step} of {run.total}")
         steps_per_epoch = run.total // config.epochs
         save_every = config.checkpoint_every_steps or steps_per_epoch
-        step_program = mapped_step(run.task.program, run.mesh)
-        pending: tuple[int, Any] | None = None
+        assess_every = steps_per_epoch * config.eval_every_epochs
+        pending: Pending | None = None
         try:
-            while step < run.total and not stop.at(step):
-                batch = shard_batch(next(iterator), run.mesh)
-                state, metrics = settled(step_program(state, batch, masks), run.mesh)
-                step += 1
-                # Read one step late: the device is at work on this step meanwhile.
+            while step < run.total and not stop.heard():
+                # A dispatch ends where something is to be done with its state.
+                count = min(feed.longest, run.total - step)
+                for every in (save_every, assess_every):
+                    count = min(count, every - step % every)
+                inputs = feed.take(count)
+                state, metrics = settled(feed.run(state, inputs, masks), run.mesh)
+                step += count
+                # Read one dispatch late: the device is at work on this one meanwhile.
                 _report(writer, bar, pending)
-                pending = (step, metrics)
-                epoch, within = divmod(step, steps_per_epoch)
-                assess = step == run.total or (not within and not epoch % config.eval_every_epochs)
+                pending = Pending(step - count + 1, count, metrics)
+                assess = step == run.total or step % assess_every == 0
                 save = step == run.total or step % save_every == 0
                 if assess or save:
                     # What is saved was seen to be finite, and its metrics are on disk before it is.
@@ -298,13 +254,13 @@ def train(
                 if assess:
                     notes = _assess(run, checkpoints, writer, bar, step, state.variables, notes)
                 if save:
-                    checkpoints.save(state, iterator, notes)
+                    checkpoints.save(state, feed.iterator, notes)
             _report(writer, bar, pending)
         except NotFiniteError as error:
             batch = pipeline.batch_of_step(run.training, config.batch_size, config.seed, error.step)
             raise _explained(error, save_scene(run_dir, error, state, batch), run_dir) from None
         if step < run.total:
-            checkpoints.save(state, iterator, notes)
+            checkpoints.save(state, feed.iterator, notes)
             bar.say(f"stopped at step {step} of {run.total}; the same command goes on from here")
         return RunResult(step, run.total, notes["values"])
 
@@ -390,16 +346,26 @@ def _assess(
     return {**notes, "values": values}
 
 
-def _report(writer: MetricsWriter, bar: Progress, pending: tuple[int, Any] | None) -> None:
-    """Writes the metrics of a finished step; raises NotFiniteError where it is not finite."""
+class Pending(NamedTuple):
+    """Metrics that are still on the device: of so many `steps`, from `first` on."""
+
+    first: int
+    steps: int
+    metrics: dict[str, jax.Array]
+
+
+def _report(writer: MetricsWriter, bar: Progress, pending: Pending | None) -> None:
+    """Writes the metrics of finished steps; raises NotFiniteError where one is not finite."""
     if pending is None:
         return
-    step, metrics = pending
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not values.pop("finite"):
-        raise NotFiniteError(step, values)
-    writer.write(step, {f"train/{name}": value for name, value in values.items()})
-    bar.advance(values["loss"])
+    found = {name: np.atleast_1d(m) for name, m in jax.device_get(pending.metrics).items()}
+    for row in range(pending.steps):
+        step = pending.first + row
+        values = {name: float(column[row]) for name, column in found.items()}
+        if not values.pop("finite"):
+            raise NotFiniteError(step, values)
+        writer.write(step, {f"train/{name}": value for name, value in values.items()})
+        bar.advance(values["loss"])
 
 
 def _explained(error: NotFiniteError, scene: epath.Path, run_dir: epath.PathLike) -> TrainingError:

@@ -24,7 +24,12 @@ class OptimizerConfig:
       learning_rate: its peak.
       momentum: of SGD.
       weight_decay: on every trained leaf.
+      decay_norms_and_biases: whether it falls on norms and biases too, which are the leaves of
+        fewer than two axes.
       converter_rate: factor on the learning rate of encoders and decoders.
+      converter_decay: factor on their weight decay.
+      clip_norm: gradients are scaled down to this global norm, over all trained leaves and
+        devices; 0 for never.
       schedule: `cosine` down to min(learning_rate / 20, 1e-5), or `constant`.
       warmup_steps: linear, from 0.
     """
@@ -33,7 +38,10 @@ class OptimizerConfig:
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    decay_norms_and_biases: bool = True
     converter_rate: float = 0.2
+    converter_decay: float = 1.0
+    clip_norm: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 0
 
@@ -42,7 +50,13 @@ class OptimizerConfig:
             raise UserError(f"learning_rate is {self.learning_rate}; expected more than 0")
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum is {self.momentum}; expected 0 to below 1")
-        for name in ("weight_decay", "converter_rate", "warmup_steps"):
+        for name in (
+            "weight_decay",
+            "converter_rate",
+            "converter_decay",
+            "clip_norm",
+            "warmup_steps",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
@@ -62,15 +76,23 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def _transform(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _transform(
+    config: OptimizerConfig, schedule: optax.Schedule, decay: float
+) -> optax.GradientTransformation:
+    decayed = None if config.decay_norms_and_biases else _matrices
     if config.name == "sgd":
         return optax.chain(
-            optax.add_decayed_weights(config.weight_decay),
+            optax.add_decayed_weights(decay, decayed),
             optax.sgd(schedule, momentum=config.momentum or None),
         )
     if config.name == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay)
+        return optax.adamw(schedule, weight_decay=decay, mask=decayed)
     raise UserError(f"optimizer '{config.name}' is unknown; expected sgd or adamw")
+
+
+def _matrices(params: Any) -> Any:
+    """Which leaves are neither norms nor biases."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def params_of(variables: Variables) -> dict[str, Any]:
@@ -104,6 +126,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of a labelled tree: student at the learning rate, converters at their share.
 
+    Its gradients must be the mean over all devices already, and zero where a leaf is frozen: their
+    norm is then the one to clip.
+
     Args:
       config: see `OptimizerConfig`.
       steps: length of the schedule.
@@ -114,11 +139,16 @@ def make_optimizer(
     def converter_schedule(step: Any) -> Any:
         return config.converter_rate * schedule(step)
 
-    return optax.multi_transform(
+    by_label = optax.multi_transform(
         {
             FROZEN: optax.set_to_zero(),
-            STUDENT: _transform(config, schedule),
-            CONVERTER: _transform(config, converter_schedule),
+            STUDENT: _transform(config, schedule, config.weight_decay),
+            CONVERTER: _transform(
+                config, converter_schedule, config.converter_decay * config.weight_decay
+            ),
         },
         labels,
     )
+    if not config.clip_norm:
+        return by_label
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_label)

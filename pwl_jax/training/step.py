@@ -1,6 +1,7 @@
 """The training step: one pure function a device, mapped over a one-axis mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -61,6 +62,7 @@ class StepProgram:
       labels: tree of labels; what is `frozen` keeps its bits.
       augment: see `Augment`.
       seed: of all randomness, which depends on nothing else but step and example index.
+      micro_batches: into how many parts a device's batch is cut; see `per_device_step`.
     """
 
     loss: Loss
@@ -69,6 +71,7 @@ class StepProgram:
     labels: Any
     augment: Augment
     seed: int
+    micro_batches: int = 1
 
     def init(self, variables: Variables) -> TrainState:
         """The state before the first step."""
@@ -85,47 +88,125 @@ def per_device_step(
     same state. Works under `jax.shard_map` and under literal `jax.pmap`. A step that is not finite
     on any device is none: all of them keep the state they had, now marked as not `finite`.
 
+    With M micro-batches, micro-batch i is every M-th example from the i-th on, so that its
+    examples over all devices are the same for any number of them. Their gradients and terms are
+    averaged, which is the whole batch's where nothing depends on the batch. BatchNorm normalises
+    by a micro-batch's moments, and running averages take one micro-batch after the other, as
+    PyTorch's do when gradients are accumulated.
+
     Returns:
       The new state, and as scalars `loss`, every term, `gradient_norm`, `update_norm`, and
       `finite`: whether these and all that the step would write are.
     """
     rng = jax.random.fold_in(jax.random.key(program.seed), state.step)
     augment_rng, loss_rng = jax.random.split(rng)
-    images = program.augment(augment_rng, batch["image"], batch["index"])
     params = params_of(state.variables)
-    frozen = jax.tree.map(lambda label: label == FROZEN, program.labels)
+    leaves, structure = jax.tree.flatten(params)
+    frozen = [label == FROZEN for label in jax.tree.leaves(program.labels)]
 
-    def loss(trained: Any) -> tuple[jax.Array, LossOutputs]:
-        full = jax.tree.map(lambda fixed, old, new: old if fixed else new, frozen, params, trained)
-        variables = with_params(state.variables, full)
-        return program.loss(variables, images, batch["label"], stacked_masks, loss_rng)
+    def loss(trained: list[jax.Array], stats: Any, part: Batch) -> tuple[jax.Array, LossOutputs]:
+        given = iter(trained)
+        full = [old if fixed else next(given) for fixed, old in zip(frozen, leaves, strict=True)]
+        variables = with_params(state.variables, jax.tree.unflatten(structure, full))
+        variables[program.trained] = {**variables[program.trained], "batch_stats": stats}
+        images = program.augment(augment_rng, part["image"], part["index"])
+        return program.loss(variables, images, part["label"], stacked_masks, loss_rng)
 
-    (value, outputs), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    def found(stats: Any, part: Batch) -> tuple[Any, tuple[list[jax.Array], dict[str, jax.Array]]]:
+        """Statistics after a micro-batch; its gradients, of trained leaves alone, and terms."""
+        trained = [leaf for fixed, leaf in zip(frozen, leaves, strict=True) if not fixed]
+        differentiated = jax.value_and_grad(loss, has_aux=True)
+        (value, outputs), gradients = differentiated(trained, stats, part)
+        return outputs.batch_stats, (gradients, {"loss": value, **outputs.terms})
+
+    stats = state.variables[program.trained]["batch_stats"]
+    stats, averaged = _mean_of_parts(found, stats, batch, program.micro_batches)
+    averaged, stats = jax.lax.pmean((averaged, stats), AXIS)
+    given, metrics = iter(averaged[0]), averaged[1]
     # A frozen leaf's gradient is zero by definition: it is neither averaged nor applied.
-    gradients = jax.tree.map(
-        lambda fixed, g: jnp.zeros_like(g) if fixed else jax.lax.pmean(g, AXIS), frozen, gradients
+    gradients = jax.tree.unflatten(
+        structure,
+        [
+            jnp.zeros_like(leaf) if fixed else next(given)
+            for fixed, leaf in zip(frozen, leaves, strict=True)
+        ],
     )
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, params)
-    updated = jax.tree.map(
-        lambda fixed, p, u: p if fixed else p + u.astype(p.dtype), frozen, params, updates
-    )
-    variables = with_params(state.variables, updated)
-    variables[program.trained] = {
-        **variables[program.trained],
-        "batch_stats": jax.lax.pmean(outputs.batch_stats, AXIS),
-    }
-    metrics = jax.lax.pmean({"loss": value, **outputs.terms}, AXIS)
+    updated = [
+        p if fixed else p + u.astype(p.dtype)
+        for fixed, p, u in zip(frozen, leaves, jax.tree.leaves(updates), strict=True)
+    ]
+    variables = with_params(state.variables, jax.tree.unflatten(structure, updated))
+    variables[program.trained] = {**variables[program.trained], "batch_stats": stats}
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["update_norm"] = optax.tree.norm(updates)
     done = TrainState(state.step + 1, variables, opt_state, state.finite)
-    metrics["finite"] = all_finite((metrics, variables[program.trained]["batch_stats"]), AXIS)
+    metrics["finite"] = all_finite((metrics, stats), AXIS)
     kept = dataclasses.replace(state, finite=jnp.zeros((), bool))
     return select(state.finite & metrics["finite"], done, kept), metrics
 
 
+def _mean_of_parts(
+    found: Callable[[Any, Batch], tuple[Any, Any]], carried: Any, batch: Batch, parts: int
+) -> tuple[Any, Any]:
+    """What `found` carries from part to part of a batch, and the mean of what it finds."""
+    if parts == 1:
+        return found(carried, batch)
+    split = jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    first = jax.tree.map(lambda x: x[0], split)
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(found, carried, first)[1]
+    )
+
+    def add(sums: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], None]:
+        carried, new = found(sums[0], part)
+        return (carried, jax.tree.map(jnp.add, sums[1], new)), None
+
+    (carried, total), _ = jax.lax.scan(add, (carried, zero), split)
+    return carried, jax.tree.map(lambda x: x / parts, total)
+
+
+def per_device_steps(
+    program: StepProgram,
+    state: TrainState,
+    examples: Batch,
+    positions: jax.Array,
+    count: jax.Array,
+    stacked_masks: Variables,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The first `count` steps of a dispatch, on examples that lie on the device.
+
+    Args:
+      program, state, stacked_masks: as in `per_device_step`.
+      examples: of the whole split, as a batch.
+      positions: int32[K, this device's share of the batch], places in `examples` for K steps.
+      count: int32 scalar, 1 to K, of them to do. One program serves all: bits depend on no cut.
+
+    Returns:
+      The state after `count` steps, and the metrics of each, f32[K]; zero beyond `count`.
+    """
+
+    def step(state: TrainState, chosen: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = {name: array[chosen] for name, array in examples.items()}
+        return per_device_step(program, state, batch, stacked_masks)
+
+    metrics = jax.eval_shape(step, state, positions[0])[1]
+    rows = {name: jnp.zeros(positions.shape[:1], m.dtype) for name, m in metrics.items()}
+
+    def body(i: jax.Array, carry: tuple[TrainState, dict[str, jax.Array]]) -> Any:
+        state, rows = carry
+        state, metrics = step(state, positions[i])
+        return state, {name: row.at[i].set(metrics[name]) for name, row in rows.items()}
+
+    return jax.lax.fori_loop(0, count, body, (state, rows))
+
+
 def device_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """The one-axis mesh of all devices, of every process."""
-    return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+    """The one-axis mesh of all devices, of every process; those of one process lie together."""
+    devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def mapped_step(
@@ -137,14 +218,33 @@ def mapped_step(
     `jax.pmap` has been since JAX 0.8.
     """
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    return _mapped(
+        functools.partial(per_device_step, program), mesh, (everywhere, split, everywhere)
+    )
+
+
+def mapped_steps(
+    program: StepProgram, mesh: Mesh
+) -> Callable[
+    [TrainState, Batch, jax.Array, jax.Array, Variables], tuple[TrainState, dict[str, jax.Array]]
+]:
+    """`per_device_steps` over a mesh, compiled once for any count; the state is donated.
+
+    State, examples and masks are on every device, positions are split along their second axis.
+    """
+    everywhere, split = PartitionSpec(), PartitionSpec(None, AXIS)
+    return _mapped(
+        functools.partial(per_device_steps, program),
+        mesh,
+        (everywhere, everywhere, split, everywhere, everywhere),
+    )
+
+
+def _mapped(step: Callable[..., Any], mesh: Mesh, in_specs: tuple[PartitionSpec, ...]) -> Any:
     # Replication is by construction (every output is averaged); unchecked, as under pmap, so
     # that gradients are averaged where the step says so and nowhere else.
     mapped = jax.shard_map(
-        lambda state, batch, stacked: per_device_step(program, state, batch, stacked),
-        mesh=mesh,
-        in_specs=(everywhere, split, everywhere),
-        out_specs=(everywhere, everywhere),
-        check_vma=False,
+        step, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec(), check_vma=False
     )
     return jax.jit(mapped, donate_argnums=0)
 

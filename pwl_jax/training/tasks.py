@@ -85,7 +85,8 @@ def network_task(
     """
     name = str(config.task)
     spec = config.pair.teacher if name == "teacher" else config.pair.student
-    network = spec.build(AXIS if config.sync_batch_norm else None)
+    built = spec.build(AXIS if config.sync_batch_norm else None)
+    network = dataclasses.replace(built, remat=config.remat)
     hard_loss = losses.binary_cross_entropy if multi_label else losses.cross_entropy
 
     def init() -> Variables:
@@ -116,7 +117,9 @@ def network_task(
     abstract = {name: jax.eval_shape(network.init, jax.random.key(0))}
     labels = jax.tree.map(lambda _: STUDENT, params_of(abstract))
     optimizer = make_optimizer(config.optimizer, steps, labels)
-    program = StepProgram(loss, name, optimizer, labels, augment, config.seed)
+    program = StepProgram(
+        loss, name, optimizer, labels, augment, config.seed, config.accumulate_steps
+    )
     return Task(program, init, abstract, lambda variables: {}, assess, multi_label)
 
 
@@ -135,7 +138,8 @@ def distillation_task(
       steps: length of the learning rate's schedule.
       init: the hybrid's initial variables, the trained teacher among them.
     """
-    hybrid = HybridNetwork.from_pair(config.pair, AXIS if config.sync_batch_norm else None)
+    axis_name = AXIS if config.sync_batch_norm else None
+    hybrid = HybridNetwork.from_pair(config.pair, axis_name, remat=config.remat)
     abstract = jax.eval_shape(hybrid.init, jax.random.key(0))
     labels = distillation_labels(hybrid, abstract)
     evaluator = Evaluator(hybrid, mesh)
@@ -152,7 +156,9 @@ def distillation_task(
 
     optimizer = make_optimizer(config.optimizer, steps, labels)
     loss = functools.partial(distillation_loss, hybrid, config.objective)
-    program = StepProgram(loss, "student", optimizer, labels, augment, config.seed)
+    program = StepProgram(
+        loss, "student", optimizer, labels, augment, config.seed, config.accumulate_steps
+    )
     masks = functools.partial(prefix_masks, hybrid)
     return Task(program, functools.partial(init, hybrid), abstract, masks, assess)
 

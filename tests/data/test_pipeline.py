@@ -1,6 +1,7 @@
 """Order by seed alone, exact shares and resumption, exact evaluation."""
 
 import itertools
+import time
 
 import grain
 import numpy as np
@@ -13,6 +14,7 @@ from pwl_jax.data.pipeline import (
     epoch_order,
     eval_batches,
     in_memory,
+    position_iterator,
     train_iterator,
 )
 from pwl_jax.data.sources import DataError, load
@@ -83,7 +85,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_processes(prepared, proc
         for process in range(processes)
     ]
     for step, whole in enumerate(alone):
-        joined = np.stack([share[step]["index"] for share in shares], axis=1).ravel()
+        joined = np.concatenate([share[step]["index"] for share in shares])
         assert np.array_equal(joined, whole["index"])
 
 
@@ -118,6 +120,39 @@ def test_orbax_saves_and_restores_the_iterator(prepared, tmp_path):
         restore = grain.checkpoint.CheckpointRestore(resumed)
         manager.restore(3, args=ocp.args.Composite(data=restore))
     assert same(take(resumed, 5), expected)
+
+
+def test_batches_placed_ahead_are_the_same_and_not_counted_before_they_are_taken(prepared):
+    placed = []
+
+    def place(batch):
+        placed.append(batch)
+        return batch
+
+    plain = train_iterator(prepared(20), 8, seed=2)
+    ahead = train_iterator(prepared(20), 8, seed=2, place=place)
+    assert same(take(ahead, 3), take(plain, 3))
+    deadline = time.monotonic() + 20
+    while len(placed) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(placed) >= 5, "nothing was placed ahead of what was taken"
+    assert ahead.get_state() == plain.get_state()
+    state, expected = ahead.get_state(), take(plain, 4)
+    take(ahead, 2)
+    ahead.set_state(state)
+    assert same(take(ahead, 4), expected)
+    ahead.close()
+
+
+@pytest.mark.parametrize(("process", "processes"), [(0, 1), (1, 2)])
+def test_positions_are_those_of_the_batches(prepared, process, processes):
+    source = prepared(20)
+    batches = train_iterator(source, 8, 2, process, processes)
+    positions = position_iterator(20, 8, 2, process, processes)
+    for batch, found in zip(take(batches, 6), take(positions, 6), strict=True):
+        assert found.keys() == {"position"} and found["position"].dtype == np.int32
+        assert np.array_equal(source.batch(found["position"])["index"], batch["index"])
+    assert positions.get_state() == batches.get_state()
 
 
 def test_a_number_of_epochs_ends(prepared):

@@ -1,6 +1,7 @@
 """Runs as a whole: exact resume, what stops them, what they leave on disk."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import threading
@@ -34,19 +35,6 @@ def distilled(teacher, tmp_path_factory):
     return path
 
 
-def stopping_before(monkeypatch, *steps):
-    """Lets the next runs stop before these steps, one each, as a signal would."""
-    waiting = list(steps)
-
-    def at(request, step):
-        if waiting and step == waiting[0]:
-            del waiting[0]
-            return True
-        return False
-
-    monkeypatch.setattr(loop.StopRequest, "at", at)
-
-
 def files_of(path):
     """Every file below a folder with its content."""
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
@@ -59,7 +47,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(task, request, teacher, tmp_path
     whole = request.getfixturevalue("distilled" if task == "distill" else "teacher")
     # At the start, at a step that was saved anyway, and past the first epoch.
     stops = (3, 5) if task == "distill" else (0, 3, 5)
-    stopping_before(monkeypatch, *stops)
+    tiny_runs.stop_after(monkeypatch, *(b - a for a, b in itertools.pairwise((0, *stops))))
     for steps in (*stops, STEPS):
         assert tiny_runs.train(run, tmp_path, given).steps == steps
     tiny_runs.assert_same_bits(whole, tmp_path)

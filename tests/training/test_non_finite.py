@@ -1,5 +1,6 @@
 """A step that is not finite changes nothing, stops the run, and leaves all that explains it."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,29 +14,29 @@ from pwl_jax.training import loop, non_finite
 from pwl_jax.training.checkpoints import CheckpointError, resume_step
 from pwl_jax.training.finite import all_finite, select
 from pwl_jax.training.loop import TrainingError
+from pwl_jax.training.optimizer import OptimizerConfig
 from pwl_jax.training.step import AXIS, device_mesh, mapped_step, replicate, shard_batch
 from tests import tiny_runs
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 RATE = {"learning_rate": 0.02, "schedule": "constant"}
 FAR_TOO_HIGH = {**RATE, "learning_rate": 1e9}
 
 
-def run_until(monkeypatch, run, where, stop):
-    """Trains up to a step, as a signal would end it."""
-    monkeypatch.setattr(loop.StopRequest, "at", lambda request, step: step == stop)
-    result = tiny_runs.train(run, where)
-    monkeypatch.undo()
-    return result
+FEEDING = {"grain": {}, "device": {"feeding": "device", "steps_per_dispatch": 4}}
 
 
-@pytest.fixture(scope="module")
-def blown_up(tmp_path_factory):
-    """A workdir that stopped at step 4, went on far too fast, and what ended that."""
+@pytest.fixture(scope="module", params=FEEDING)
+def blown_up(request, tmp_path_factory):
+    """A workdir that stopped at step 4, went on far too fast, that config, and what ended it."""
     where = tmp_path_factory.mktemp("blown_up")
+    fields = {"checkpoint_every_steps": 4, **FEEDING[request.param]}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_until(monkeypatch, tiny_runs.config("teacher", optimizer=RATE), where, 4)
-    fast = tiny_runs.config("teacher", optimizer=FAR_TOO_HIGH, checkpoint_every_steps=100)
+        tiny_runs.stop_after(monkeypatch, 1 if request.param == "device" else 4)
+        assert (
+            tiny_runs.train(tiny_runs.config("teacher", optimizer=RATE, **fields), where).steps == 4
+        )
+    fast = tiny_runs.config("teacher", optimizer=FAR_TOO_HIGH, **fields)
     with pytest.raises(TrainingError) as caught:
         loop.train(fast, where, progress=False, change_config=True)
     return where, fast, str(caught.value)
@@ -109,9 +110,9 @@ def test_the_scene_holds_the_last_finite_state(blown_up):
         batch = shard_batch(dict(saved), prepared.mesh, replicated_input=True)
     after, metrics = mapped_step(prepared.task.program, prepared.mesh)(state, batch, {})
     assert not metrics.pop("finite") and not after.finite
-    # On this JAX the loss is; with other roundings it may be the update that overflows first.
-    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
-    assert bad == list(report["not_finite"])
+    if run.feeding == "grain":  # In a dispatch of several steps XLA may round otherwise.
+        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+        assert bad == list(report["not_finite"])
     for a, b in zip(
         jax.tree.leaves(non_finite.state_tree(before)),
         jax.tree.leaves(non_finite.state_tree(after)),
@@ -121,8 +122,8 @@ def test_the_scene_holds_the_last_finite_state(blown_up):
 
 
 def test_with_a_lower_rate_it_goes_on_from_the_last_checkpoint(blown_up, tmp_path):
-    where, _, _ = blown_up
-    run = tiny_runs.config("teacher", optimizer=RATE)
+    where, fast, _ = blown_up
+    run = dataclasses.replace(fast, optimizer=OptimizerConfig(**RATE))
     assert resume_step(where) == 4
     with pytest.raises(CheckpointError, match=r"another config \(optimizer.learning_rate: 0.02, "):
         tiny_runs.train(run, where)
@@ -134,7 +135,7 @@ def test_with_a_lower_rate_it_goes_on_from_the_last_checkpoint(blown_up, tmp_pat
     first = json.loads((where / "config.until_step_4.json").read_text())
     assert first["optimizer"]["learning_rate"] == RATE["learning_rate"]
     with pytest.raises(CheckpointError, match=r"seed: 1, there 0\), which no run changes"):
-        other = tiny_runs.config("teacher", optimizer=RATE, seed=1)
+        other = dataclasses.replace(run, seed=1)
         loop.train(other, where, progress=False, change_config=True)
 
 
