@@ -25,14 +25,20 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, unreadable, or of another model."""
 
 
-def _manager(path: epath.Path, keep: int, handlers: Any) -> ocp.CheckpointManager:
-    """Of one folder; `handlers` is that of its checkpoints, or those of their items by name."""
+def _manager(
+    path: epath.Path, keep: int, handlers: Any, *, writes: bool = False
+) -> ocp.CheckpointManager:
+    """Of one folder; `handlers` is that of its checkpoints, or those of their items by name.
+
+    One that `writes` first removes what a killed process has left half-written.
+    """
     return ocp.CheckpointManager(
         path,
         item_handlers=handlers,
         options=ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             enable_async_checkpointing=True,
+            cleanup_tmp_directories=writes,
         ),
     )
 
@@ -59,9 +65,9 @@ class Checkpoints:
             "data": ocp.JsonCheckpointHandler(),
             "notes": ocp.JsonCheckpointHandler(),
         }
-        self._resume = _manager(root / "resume", 2, items)
+        self._resume = _manager(root / "resume", 2, items, writes=True)
         self._results = {
-            which: _manager(root / which, 1, ocp.StandardCheckpointHandler())
+            which: _manager(root / which, 1, ocp.StandardCheckpointHandler(), writes=True)
             for which in ("best", "last")
         }
 
