@@ -170,7 +170,9 @@ class Command:
         if moment == "any" and draw.random() < 1 / 3:
             until = time.monotonic() + draw.uniform(0.2, 4)
             return lambda: time.monotonic() >= until
-        target = (saved_step(self.workdir) or 0) + draw.randrange(self.ahead) * self.stride
+        least = 1 if moment == "any" else 0
+        saves = draw.randrange(least, self.ahead + least)
+        target = (saved_step(self.workdir) or 0) + saves * self.stride
 
         def saved() -> bool:
             return (saved_step(self.workdir) or 0) >= target
