@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from pwl_jax.data.augmentation import AugmentationConfig
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.objective import Objective
 from pwl_jax.training.optimizer import OptimizerConfig
@@ -30,6 +31,11 @@ def _section(optimizer: OptimizerConfig, objective: Objective, **fields: Any) ->
     return defaults | own
 
 
+def _augmentation(**fields: Any) -> dict[str, Any]:
+    """Every field, so that each can be set on the command line."""
+    return dataclasses.asdict(AugmentationConfig(**fields))
+
+
 def _config(**fields: Any) -> ConfigDict:
     config = ConfigDict(fields)
     config.data.data_dir = config_dict.placeholder(str)
@@ -37,7 +43,7 @@ def _config(**fields: Any) -> ConfigDict:
 
 
 def baseline(pair: str, data: str, variant: str) -> ConfigDict:
-    """The baseline's published recipe, but for its rotation by up to 15 degrees.
+    """The baseline's published recipe.
 
     Args:
       pair: registry name.
@@ -55,7 +61,7 @@ def baseline(pair: str, data: str, variant: str) -> ConfigDict:
         pair=pair,
         pair_overrides={"classes": {"cifar10": 10, "cifar100": 100}[data]},
         data={"name": data, "validation_fraction": 0.1},
-        augmentation={"flip": True, "crop_padding": -1},
+        augmentation=_augmentation(rotation=15.0, flip=True, crop_padding=-1),
         batch_size=128,
         seed=0,
         teacher=_section(optimizer, Objective(), epochs=160),
@@ -80,7 +86,7 @@ def digits(
         pair=pair,
         pair_overrides={"classes": 10},
         data={"name": "digits", "validation_fraction": 0.1},
-        augmentation={"flip": False, "crop_padding": -1},
+        augmentation=_augmentation(crop_padding=-1),
         batch_size=64,
         seed=0,
         teacher=_section(
@@ -131,7 +137,7 @@ def multi_label(
         pair=pair,
         pair_overrides=overrides,
         data={"name": data, "validation_fraction": 0.1},
-        augmentation={"flip": flip, "crop_padding": -1},
+        augmentation=_augmentation(flip=flip, crop_padding=-1),
         batch_size=batch_size,
         seed=0,
         teacher=_section(
