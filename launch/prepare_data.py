@@ -30,9 +30,10 @@ def main() -> None:
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    splits = prepare(_DATASET.value, _DATA_DIR.value, _MANUAL_DIR.value)
+    dataset, data_dir = str(_DATASET.value), str(_DATA_DIR.value)
+    splits = prepare(dataset, data_dir, _MANUAL_DIR.value)
     counts = ", ".join(f"{name} {count:,}" for name, count in splits.items())
-    print(f"{_DATASET.value} is prepared in {_DATA_DIR.value}: {counts}")
+    print(f"{dataset} is prepared in {data_dir}: {counts} examples")
 
 
 if __name__ == "__main__":

@@ -83,11 +83,17 @@ def command(module, *arguments, devices=1):
     return [sys.executable, "-m", module, *map(str, arguments)], environment
 
 
-def launched(module, *arguments, devices=1):
+def launched(module, *arguments, devices=1, timeout=300):
     """An entry point run to its end, output captured."""
     line, environment = command(module, *arguments, devices=devices)
     return subprocess.run(
-        line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        line,
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 

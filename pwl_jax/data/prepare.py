@@ -74,7 +74,7 @@ def _tensorflow_spared(builder: Any) -> Iterator[None]:
     from tensorflow_datasets.core.features import image_feature
 
     module = sys.modules[type(builder).__module__]
-    replaced = [(image_feature._ImageEncoder, "_encode_image", _png)]
+    replaced: list[tuple[Any, str, Any]] = [(image_feature._ImageEncoder, "_encode_image", _png)]
     if hasattr(module, "tf"):
         replaced.append((module, "tf", _file_system()))
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]

@@ -1,6 +1,7 @@
 """What a step costs: parameters, bytes and operations; once compiled, memory and time too."""
 
 import dataclasses
+import re
 import time
 from typing import Any
 
@@ -20,19 +21,21 @@ PEAKS = {
     "TPU v6 lite": 918e12,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
     "NVIDIA L4": 121e12,
     "Tesla V100": 125e12,
     "Tesla T4": 65e12,
 }
 """Operations a second of a device whose kind begins so: dense matrix products in bfloat16, float16
-where it has no bfloat16. From Google Cloud's pages of TPU versions and NVIDIA's data sheets (A100
-and H100 SXM, H200 SXM; without sparsity)."""
+where it has no bfloat16, without sparsity; of SXM modules where no other form is named. From Google
+Cloud's pages of TPU versions and NVIDIA's data sheets."""
 
 
 def peak_flops(device: jax.Device) -> float | None:
     """The device's entry in `PEAKS`; None where it has none, as CPUs."""
-    found = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
+    found = [kind for kind in PEAKS if re.match(rf"{kind}\b", device.device_kind)]
     return PEAKS[max(found, key=len)] if found else None
 
 
