@@ -54,6 +54,8 @@ def baseline(pair: str, data: str, variant: str) -> ConfigDict:
         return digits(f"{pair}_digits", teacher_epochs=2, distill_epochs=2)
     if variant:
         raise ValueError(f"unknown variant '{variant}'; expected none or runlocal")
+    # Small images lie on the devices; the ViT's, enlarged, would take gigabytes there.
+    resident = {} if pair == "vit" else {"feeding": "device", "steps_per_dispatch": 10}
     optimizer = OptimizerConfig(
         name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, converter_rate=0.2
     )
@@ -64,8 +66,10 @@ def baseline(pair: str, data: str, variant: str) -> ConfigDict:
         augmentation=_augmentation(rotation=15.0, flip=True, crop_padding=-1),
         batch_size=128,
         seed=0,
-        teacher=_section(optimizer, Objective(), epochs=160),
-        distill=_section(optimizer, Objective(cross="all", align_streams=True), epochs=160),
+        teacher=_section(optimizer, Objective(), epochs=160, **resident),
+        distill=_section(
+            optimizer, Objective(cross="all", align_streams=True), epochs=160, **resident
+        ),
     )
 
 

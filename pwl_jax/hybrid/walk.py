@@ -40,10 +40,12 @@ def walk(
     *,
     train: bool = False,
     entries: bool = True,
+    batched: bool = True,
 ) -> WalkOutputs:
-    """Runs the teacher once and, at each student block, all streams present in one batched call.
+    """Runs the teacher once and, at each student block, all streams present.
 
-    N student calls instead of N(N+1)/2. Batch moments are taken per stream, never across them.
+    Batched, that is one call a block: N student calls instead of N(N+1)/2. Batch moments are taken
+    per stream, never across them.
 
     Args:
       hybrid: the network.
@@ -51,6 +53,7 @@ def walk(
       images: f32[batch, height, width, channels], normalised.
       train: student blocks normalise by their stream's batch moments.
       entries: False runs the student's own stream alone.
+      batched: False runs the streams of a block one after the other; values agree to rounding.
     """
     blocks = hybrid.num_blocks
     constant = {**variables, "teacher": jax.lax.stop_gradient(variables["teacher"])}
@@ -61,7 +64,7 @@ def walk(
     for i in range(blocks):
         teacher, encoder = Unit("teacher", i), Unit("encoder", i)
         wide = hybrid.run(teacher, hybrid.unit_variables(constant, teacher), wide)
-        streams, block_moments = _run_streams(hybrid, i, variables, streams, train)
+        streams, block_moments = _run_streams(hybrid, i, variables, streams, train, batched)
         moments |= block_moments
         if i < blocks - 1:
             teacher_features.append(wide)
@@ -76,7 +79,12 @@ def walk(
 
 
 def _run_streams(
-    hybrid: HybridNetwork, index: int, variables: Variables, streams: jax.Array, train: bool
+    hybrid: HybridNetwork,
+    index: int,
+    variables: Variables,
+    streams: jax.Array,
+    train: bool,
+    batched: bool,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Student block `index` on [streams, batch, ...], with shared parameters."""
     unit = Unit("student", index)
@@ -93,4 +101,10 @@ def _run_streams(
         block = {"params": params, "batch_stats": stats}
         return hybrid.student.apply_block(index, block, x, train=train)
 
-    return jax.vmap(run)(statistics, streams)
+    if batched:
+        return jax.vmap(run)(statistics, streams)
+    apart = [
+        run(jax.tree.map(lambda leaf, s=s: leaf[s], statistics), streams[s])
+        for s in range(streams.shape[0])
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *apart)

@@ -31,6 +31,8 @@ class Objective:
       w_align: weight of that.
       mixed_compositions: random compositions a step whose logits are trained besides.
       w_mixed: weight of each of them.
+      batch_streams: whether a student block computes all its streams in one call, or one after
+        the other. The loss is the same; which is quicker depends on family and machine.
     """
 
     temperature: float = 2.0
@@ -43,6 +45,7 @@ class Objective:
     w_align: float = 1.0
     mixed_compositions: int = 0
     w_mixed: float = 1.0
+    batch_streams: bool = True
 
     def __post_init__(self) -> None:
         if self.cross not in ("all", "random"):
@@ -126,7 +129,14 @@ def distillation_loss(
     """
     o = objective
     active = trained_streams(stacked_masks)
-    out = walk(hybrid, variables, images, train=True, entries=o.cross == "all")
+    out = walk(
+        hybrid,
+        variables,
+        images,
+        train=True,
+        entries=o.cross == "all",
+        batched=o.batch_streams,
+    )
     stats = statistics.blend_walk(hybrid, variables["student"]["batch_stats"], out.moments)
 
     def distilled(logits: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -104,10 +104,14 @@ def per_device_step(
     leaves, structure = jax.tree.flatten(params)
     frozen = [label == FROZEN for label in jax.tree.leaves(program.labels)]
 
-    def loss(trained: list[jax.Array], stats: Any, part: Batch) -> tuple[jax.Array, LossOutputs]:
+    def merged(trained: list[jax.Array], fixed: Iterable[jax.Array]) -> Any:
+        """The parameters' tree, its frozen leaves from `fixed`."""
         given = iter(trained)
-        full = [old if fixed else next(given) for fixed, old in zip(frozen, leaves, strict=True)]
-        variables = with_params(state.variables, jax.tree.unflatten(structure, full))
+        both = zip(frozen, fixed, strict=True)
+        return jax.tree.unflatten(structure, [f if kept else next(given) for kept, f in both])
+
+    def loss(trained: list[jax.Array], stats: Any, part: Batch) -> tuple[jax.Array, LossOutputs]:
+        variables = with_params(state.variables, merged(trained, leaves))
         variables[program.trained] = {**variables[program.trained], "batch_stats": stats}
         images = program.augment(augment_rng, part["image"], part["index"])
         return program.loss(variables, images, part["label"], stacked_masks, loss_rng)
@@ -121,17 +125,10 @@ def per_device_step(
 
     stats = state.variables[program.trained]["batch_stats"]
     stats, averaged = _mean_of_parts(found, stats, batch, program.micro_batches)
-    averaged, stats = jax.lax.pmean((averaged, stats), AXIS)
-    given, metrics = iter(averaged[0]), averaged[1]
+    (gradients, metrics), stats = jax.lax.pmean((averaged, stats), AXIS)
     # A frozen leaf's gradient is zero by definition: it is neither averaged nor applied.
-    gradients = jax.tree.unflatten(
-        structure,
-        [
-            jnp.zeros_like(leaf) if fixed else next(given)
-            for fixed, leaf in zip(frozen, leaves, strict=True)
-        ],
-    )
-    updates, opt_state = program.optimizer.update(gradients, state.opt_state, params)
+    full = merged(gradients, map(jnp.zeros_like, leaves))
+    updates, opt_state = program.optimizer.update(full, state.opt_state, params)
     updated = [
         p if fixed else p + u.astype(p.dtype)
         for fixed, p, u in zip(frozen, leaves, jax.tree.leaves(updates), strict=True)

@@ -157,6 +157,17 @@ def test_every_stream_is_aligned_with_the_teacher():
     assert "align" not in terms_of(Objective(align_streams=False))[0]
 
 
+@pytest.mark.parametrize("statistics", ["per_stream", "shared"])
+def test_streams_one_after_the_other_have_the_same_loss(statistics):
+    batched, batched_stats = terms_of(Objective(), statistics)
+    apart, apart_stats = terms_of(Objective(batch_streams=False), statistics)
+    assert batched.keys() == apart.keys()
+    for name, value in batched.items():
+        # Float sums in another order.
+        assert apart[name] == pytest.approx(value, rel=1e-5), name
+    chex_close(batched_stats, apart_stats)
+
+
 def test_masks_choose_the_prefixes_that_are_trained_without_a_recompile():
     hybrid, variables, _, _ = setting()
     loss = compiled(Objective(align_streams=False))
