@@ -10,12 +10,19 @@ import orbax.checkpoint as ocp
 import pytest
 
 from pwl_jax.data import pipeline
-from pwl_jax.training import loop, non_finite
+from pwl_jax.training import loop, non_finite, preparation
 from pwl_jax.training.checkpoints import CheckpointError, resume_step
 from pwl_jax.training.finite import all_finite, select
 from pwl_jax.training.loop import TrainingError
 from pwl_jax.training.optimizer import OptimizerConfig
-from pwl_jax.training.step import AXIS, device_mesh, mapped_step, replicate, shard_batch
+from pwl_jax.training.step import (
+    AXIS,
+    device_mesh,
+    mapped_step,
+    mapped_steps,
+    replicate,
+    shard_batch,
+)
 from tests import tiny_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
@@ -47,22 +54,6 @@ def scene_of(where):
     return folder, json.loads((folder / "report.json").read_text())
 
 
-def states_by_hand(run, steps):
-    """The states after 0..steps steps of a run and their metrics, without the loop."""
-    prepared = loop.prepare(run)
-    program, mesh = prepared.task.program, prepared.mesh
-    state = replicate(program.init(prepared.task.init()), mesh)
-    step = mapped_step(program, mesh)
-    states, metrics = [jax.device_get(state)], []
-    for number in range(1, steps + 1):
-        batch = pipeline.batch_of_step(prepared.training, run.batch_size, run.seed, number)
-        batch = shard_batch(batch, mesh, replicated_input=True)
-        state, values = jax.block_until_ready(step(state, batch, {}))
-        states.append(jax.device_get(state))
-        metrics.append(jax.device_get(values))
-    return states, metrics
-
-
 def test_it_is_one_line_that_names_step_term_place_and_remedy(blown_up):
     where, _, message = blown_up
     folder, report = scene_of(where)
@@ -80,7 +71,7 @@ def test_it_is_one_line_that_names_step_term_place_and_remedy(blown_up):
 def test_the_scene_holds_the_batch_that_the_step_read(blown_up):
     where, run, _ = blown_up
     folder, report = scene_of(where)
-    training = loop.prepare(run).training
+    training = preparation.prepare(run).training
     taken = pipeline.train_iterator(training, run.batch_size, run.seed)
     batches = [next(taken) for _ in range(report["step"])]
     with np.load(folder / "batch.npz") as saved:
@@ -100,7 +91,7 @@ def test_the_scene_holds_the_last_finite_state(blown_up):
     assert int(state["step"]) == report["state"]["step"] == report["step"] - 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     # Loaded again, its next step on that batch is the one that was not finite, and is refused.
-    prepared = loop.prepare(run)
+    prepared = preparation.prepare(run)
     like = jax.eval_shape(prepared.task.program.init, prepared.task.abstract)
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(folder / "state", non_finite.state_tree(like))
@@ -139,21 +130,78 @@ def test_with_a_lower_rate_it_goes_on_from_the_last_checkpoint(blown_up, tmp_pat
         loop.train(other, where, progress=False, change_config=True)
 
 
-def test_steps_after_one_that_was_not_finite_change_nothing():
-    # The rate makes step 1 huge but finite; what follows overflows.
-    states, metrics = states_by_hand(tiny_runs.config("teacher", optimizer=FAR_TOO_HIGH), 9)
-    finite = [bool(values["finite"]) for values in metrics]
-    first = finite.index(False)
-    assert first > 0 and finite[:first] == [True] * first
-    assert [int(state.step) for state in states] == [min(n, first) for n in range(10)]
-    assert [bool(state.finite) for state in states] == [n <= first for n in range(10)]
-    for state in states[first + 1 :]:
-        for a, b in zip(
-            jax.tree.leaves(non_finite.state_tree(states[first])),
-            jax.tree.leaves(non_finite.state_tree(state)),
-            strict=True,
-        ):
-            assert a.tobytes() == b.tobytes()
+def metrics_and_states(feeding, factor):
+    """Four steps of which only the third reads an image multiplied by `factor`.
+
+    Returns the metrics of each step, and the states after 0, 1, .. steps, or the last alone where
+    one dispatch does them all.
+    """
+    run = tiny_runs.config("teacher")
+    prepared = preparation.prepare(run)
+    mesh, source = prepared.mesh, prepared.training
+    order = [pipeline.batch_of_step(source, run.batch_size, run.seed, n) for n in (1, 2, 3, 4)]
+    # Of one epoch, so that no other step of it reads the image.
+    victim = int(order[2]["index"][7])
+    augment = prepared.task.program.augment
+
+    def damaged(rng, images, index):
+        hit = (index == victim)[:, None, None, None]
+        return jnp.where(
+            hit, factor * (1 + augment(rng, images, index)), augment(rng, images, index)
+        )
+
+    program = dataclasses.replace(prepared.task.program, augment=damaged)
+    state = replicate(program.init(prepared.task.init()), mesh)
+    if feeding == "device":
+        places = np.stack([np.searchsorted(source.source.indices, b["index"]) for b in order])
+        examples = replicate(source.batch(np.arange(len(source))), mesh)
+        state, rows = mapped_steps(program, mesh)(
+            state, examples, places.astype(np.int32), np.int32(4), {}
+        )
+        rows = jax.device_get(rows)
+        return [{n: row[i] for n, row in rows.items()} for i in range(4)], [jax.device_get(state)]
+    step, states, metrics = mapped_step(program, mesh), [jax.device_get(state)], []
+    for batch in order:
+        placed = shard_batch(batch, mesh, replicated_input=True)
+        state, values = jax.block_until_ready(step(state, placed, {}))
+        states.append(jax.device_get(state))
+        metrics.append(jax.device_get(values))
+    return metrics, states
+
+
+def assert_same_state(a, b):
+    for x, y in zip(
+        jax.tree.leaves(non_finite.state_tree(a)),
+        jax.tree.leaves(non_finite.state_tree(b)),
+        strict=True,
+    ):
+        assert x.tobytes() == y.tobytes()
+
+
+def test_one_image_that_is_not_finite_ends_all_that_follows():
+    metrics, states = metrics_and_states("grain", np.nan)
+    # The fourth batch is sound, and so is the state it reads.
+    assert [bool(values["finite"]) for values in metrics] == [True, True, False, True]
+    assert np.isnan(metrics[2]["hard"])
+    assert [int(state.step) for state in states] == [0, 1, 2, 2, 2]
+    assert [bool(state.finite) for state in states] == [True, True, True, False, False]
+    for state in states[3:]:
+        assert_same_state(state, states[2])
+
+
+def test_in_a_dispatch_of_several_steps_too():
+    metrics, (state,) = metrics_and_states("device", np.nan)
+    assert [bool(values["finite"]) for values in metrics] == [True, True, False, True]
+    assert int(state.step) == 2 and not state.finite
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(non_finite.state_tree(state)))
+
+
+def test_statistics_that_overflow_are_seen_although_the_loss_is_finite():
+    metrics, states = metrics_and_states("grain", 1e20)
+    bad = metrics[2]
+    assert not bad.pop("finite")
+    assert all(np.isfinite(value) for value in bad.values()), bad
+    assert_same_state(states[3], states[2])
 
 
 def test_a_rate_that_overflows_at_once_saves_nothing_to_resume_from(tmp_path):
