@@ -198,16 +198,18 @@ def test_help_shows_the_commands_own_flags(name):
 def test_a_dry_run_needs_neither_data_nor_teacher(tmp_path):
     result = tiny_runs.launched(
         "launch.distill",
-        "--config=experiments/configs/resnet_cifar10.py",
+        "--config=experiments/configs/lenet5_cifar10.py",
         f"--config.data.data_dir={tmp_path}",
         "--dry_run",
     )
     assert (result.returncode, result.stderr) == (0, "")
     for expected in (
-        "distill of pair 'resnet' on 'cifar10'",
+        "distill of pair 'lenet5' on 'cifar10'",
         f"number of steps unknown: data set 'cifar10' is not prepared in {tmp_path}",
         "batch image  uint8[128, 32, 32, 3]",
-        "metrics: align, cross, hard, loss",
+        "metrics: align, cross, gradient_norm, hard, loss",
+        "bytes of memory on each device",
+        "compiled in",
     ):
         assert expected in result.stdout
     assert not list(tmp_path.iterdir())
