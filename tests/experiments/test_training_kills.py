@@ -88,7 +88,7 @@ def checked(result, tmp_path, name, kills):
 @pytest.mark.slow
 def test_two_kills_change_no_bit(tmp_path):
     flags = ["--kills=2", "--feeding=device", f"--results={tmp_path}"]
-    result = tiny_runs.launched("experiments.faults.training_kills", *flags)
+    result = tiny_runs.launched("experiments.faults.training_kills", *flags, timeout=900)
     checked(result, tmp_path, "device_kills2_seed0", 2)
 
 

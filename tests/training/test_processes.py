@@ -1,8 +1,6 @@
 """Real processes, killed and started again."""
 
-import random
 import signal
-import time
 
 import pytest
 
@@ -55,21 +53,4 @@ def test_terminated_then_killed_a_distillation_ends_as_if_nothing_had_been(setti
     assert "validation/mean_prefix/top1" in done.stdout
     tiny_runs.assert_same_bits(whole, where)
     assert tiny_runs.trained_steps(where) == list(range(1, TOTAL + 1))
-    assert tiny_runs.metric_lines(where) == tiny_runs.metric_lines(whole)
-
-
-@pytest.mark.long
-def test_killed_at_any_moment_it_ends_as_if_nothing_had_been(settings, tmp_path):
-    flags, whole = settings
-    where = tmp_path / "pwl"
-    draw = random.Random(0)
-    for _ in range(12):
-        process = tiny_runs.started("launch.distill", *flags, f"--workdir={where}")
-        # Anything from the imports to past the end of a run of these steps.
-        time.sleep(draw.uniform(1, 14))
-        process.send_signal(draw.choice([signal.SIGKILL, signal.SIGTERM]))
-        process.communicate(timeout=60)
-    done = tiny_runs.launched("launch.distill", *flags, f"--workdir={where}")
-    assert done.returncode == 0, done.stderr
-    tiny_runs.assert_same_bits(whole, where)
     assert tiny_runs.metric_lines(where) == tiny_runs.metric_lines(whole)
