@@ -143,7 +143,7 @@ def resident_examples(source: pipeline.PreparedSource, mesh: Mesh) -> Batch:
     if needed > RESIDENT_SHARE * available:
         raise FeedError(
             f"'{source.source.name}' takes {needed:,} bytes on each device, more than half of the "
-            f"{available:,} that one has; set feeding=grain"
+            f"{available:,} that one has; set feeding=grain and steps_per_dispatch=1"
         )
     return replicate(source.batch(np.arange(count)), mesh)
 
