@@ -3,8 +3,8 @@ r"""Distils a progressive student: every prefix is trained in every step, the te
   python -m launch.distill --config=experiments/configs/resnet_cifar10.py \
       --teacher=W/teacher --workdir=W/pwl
 
-The same command resumes a run that was stopped. --dry_run prints shapes, parameters, bytes and
-FLOPs of a step and runs nothing.
+The same command resumes a run that was stopped. --dry_run prints shapes, parameters, FLOPs and
+memory of a step and runs nothing; --profile=10,5 traces five steps.
 """
 
 from absl import flags

@@ -11,7 +11,17 @@ from pwl_jax.training.config import RunConfig
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created where missing.")
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print shapes, parameters, bytes and FLOPs of a step; run nothing."
+    "dry_run",
+    False,
+    "Print shapes, parameters, FLOPs and memory of a step, compiled; run nothing.",
+)
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "START,COUNT: trace these steps into WORKDIR/profile (TensorBoard, Perfetto)."
+)
+_CHANGE_CONFIG = flags.DEFINE_bool(
+    "change_config",
+    False,
+    "Resume with other values of optimizer, objective or augmentation than the run has had.",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On GPU, use only kernels that give the same bits every time."
@@ -52,25 +62,31 @@ def run(config: RunConfig, teacher: str | None = None) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     import jax
 
-    from pwl_jax.training import loop
+    from pwl_jax.training import loop, preparation
+    from pwl_jax.training.profiling import ProfileSpan
 
+    profile = None if _PROFILE.value is None else ProfileSpan.parse(_PROFILE.value)
     if _COORDINATOR.value == "auto":
         jax.distributed.initialize()
     elif _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if DRY_RUN.value:
-        print(dry_run_text(config, loop.dry_run(config)))
+        print(dry_run_text(config, preparation.dry_run(config)))
         return
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; expected the folder to write the run to")
-    result = loop.train(config, WORKDIR.value, teacher)
+    result = loop.train(
+        config, WORKDIR.value, teacher, change_config=_CHANGE_CONFIG.value, profile=profile
+    )
     if result.finished and jax.process_index() == 0:
         for name, value in result.values.items():
             print(f"{name}: {value:.4f}")
 
 
 def dry_run_text(config: RunConfig, cost: dict[str, Any]) -> str:
-    """What `loop.dry_run` found, as lines."""
+    """What `preparation.dry_run` found, as lines."""
+    from pwl_jax.training.cost import cost_lines
+
     lines = [
         f"{config.task} of pair '{config.pair.name}' on '{config.data.name}', steps of "
         f"{config.batch_size} examples on {cost['devices']} device(s)"
@@ -82,14 +98,11 @@ def dry_run_text(config: RunConfig, cost: dict[str, Any]) -> str:
             f"  {cost['steps']} steps, {config.epochs} epochs of {cost['examples']} training "
             f"images; {cost['validation_examples']} validation images"
         )
-    for name, (count, size) in cost["networks"].items():
-        lines.append(f"  {name:<9} {count:>12,} parameters {size:>14,} bytes")
     for name, (shape, dtype) in cost["batch"].items():
         lines.append(f"  batch {name:<6} {dtype}{list(shape)}")
     for role, shapes in cost["boundaries"].items():
         features = ", ".join("x".join(map(str, shape)) for shape in shapes)
         lines.append(f"  {role} features at inner boundaries: {features}")
     lines.append(f"  metrics: {', '.join(cost['metrics'])}")
-    lines.append(f"  state {cost['state_bytes']:,} bytes")
-    lines.append(f"  {cost['flops'] / 1e9:,.3f} GFLOP a step over all devices")
+    lines += [f"  {line}" for line in cost_lines(cost)]
     return "\n".join(lines)

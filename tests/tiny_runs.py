@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -82,16 +83,48 @@ def command(module, *arguments, devices=1):
     return [sys.executable, "-m", module, *map(str, arguments)], environment
 
 
-def launched(module, *arguments, devices=1):
+def launched(module, *arguments, devices=1, timeout=300):
     """An entry point run to its end, output captured."""
-    return finished(*command(module, *arguments, devices=devices))
+    return finished(*command(module, *arguments, devices=devices), timeout=timeout)
 
 
-def finished(line, environment):
+def finished(line, environment, timeout=300):
     """A command run to its end, output captured."""
     return subprocess.run(
-        line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        line,
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
+
+
+def started(module, *arguments, devices=1):
+    """An entry point that runs, output piped."""
+    line, environment = command(module, *arguments, devices=devices)
+    return subprocess.Popen(
+        line,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_step(process, where, step):
+    """Returns once the run has written the metrics of `step` or of a later one."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        written = (where / "metrics.jsonl").exists()
+        if written and max(trained_steps(where), default=0) >= step:
+            return
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"step {step} was never seen: {process.communicate()}")
 
 
 def leaves(where, which="last"):
@@ -116,9 +149,15 @@ def assert_same_bits(ours, theirs):
 
 
 def metric_lines(where):
-    """The parsed lines of `metrics.jsonl`; a last one that is still being written is left out."""
+    """The parsed lines of `metrics.jsonl` without speeds, which no two runs share.
+
+    A last line that is still being written is left out.
+    """
     *lines, _ = (Path(where) / "metrics.jsonl").read_text().split("\n")
-    return [json.loads(line) for line in lines]
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith("speed/")}
+        for line in lines
+    ]
 
 
 def trained_steps(where):

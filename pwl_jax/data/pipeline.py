@@ -233,6 +233,12 @@ def _train_batches(
     return _TrainBatches(read, count, batch_size, seed, epochs, share)
 
 
+def batch_of_step(source: PreparedSource, batch_size: int, seed: int, step: int) -> Batch:
+    """What the processes of a run together read at a step, counted from 1; see `train_iterator`."""
+    batches = _train_batches(source.batch, len(source), batch_size, seed, 0, 1, None)
+    return batches[step - 1]
+
+
 class _EvalBatches:
     """Random access to the batches of an evaluation, all of one shape."""
 

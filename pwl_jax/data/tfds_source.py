@@ -27,12 +27,7 @@ def tfds_source(name: str, split: Split, data_dir: epath.PathLike | None) -> Sou
     """
     builder = _prepared_builder(name, data_dir)
     features = builder.info.features
-    several = _several_labels(features)
-    if several is None:
-        raise DataError(
-            f"'{name}' has the features {', '.join(features)}; expected a set of images with "
-            "'image' and a class 'label' or a sequence of classes 'labels'"
-        )
+    several = bool(_several_labels(features))
     classes = tuple(features["labels" if several else "label"].names)
     if "train" not in builder.info.splits:
         raise DataError(f"'{name}' has the splits {', '.join(builder.info.splits)}; none is train")
@@ -100,14 +95,25 @@ def _directory(data_dir: epath.PathLike | None) -> str:
     return str(epath.Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir))
 
 
-def _prepared_builder(name: str, data_dir: epath.PathLike | None) -> Any:
-    """The TFDS builder of a set that is on disk; raises DataError saying how to get it there."""
+def labelled_builder(
+    name: str, data_dir: epath.PathLike | None, file_format: str | None = None
+) -> Any:
+    """The TFDS builder of a set of labelled images, prepared or not.
+
+    Args:
+      name, data_dir: as of `tfds_source`.
+      file_format: in which it is to be prepared, where it is not.
+
+    Raises:
+      DataError: no such set, another kind of set, or one that is there in another format.
+    """
     import tensorflow_datasets as tfds
 
     directory = _directory(data_dir)
     try:
         builder = tfds.builder(name, data_dir=directory)
-        prepared = builder.is_prepared()
+        if file_format is not None and not builder.is_prepared():
+            builder = tfds.builder(name, data_dir=directory, file_format=file_format)
     except tfds.core.DatasetNotFoundError:
         raise DataError(
             f"no data set '{name}' in {directory} (which holds {_contents(directory)}), and TFDS "
@@ -118,21 +124,37 @@ def _prepared_builder(name: str, data_dir: epath.PathLike | None) -> Any:
         raise DataError(
             f"data set '{name}' in {directory} cannot be read: {first_line(error)}"
         ) from None
-    advice = (
-        f"prepare it with `tfds build {name} --file_format=array_record --data_dir={directory}` "
-        "(that needs TensorFlow), or point data_dir to where it is prepared"
-    )
-    if not prepared:
-        raise DataError(
-            f"data set '{name}' is not prepared in {directory} (which holds "
-            f"{_contents(directory)}); {advice}"
-        )
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+    if builder.is_prepared() and builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError(
             f"data set '{name}' in {directory} is stored as {builder.info.file_format.value}; "
-            f"random access needs array_record: {advice}"
+            f"random access needs array_record: {_advice(name, 'ANOTHER_FOLDER')}"
+        )
+    features = builder.info.features
+    if _several_labels(features) is None:
+        raise DataError(
+            f"'{name}' has the features {', '.join(features or ['none'])}; expected a set of "
+            "images with 'image' and a class 'label' or a sequence of classes 'labels'"
         )
     return builder
+
+
+def _prepared_builder(name: str, data_dir: epath.PathLike | None) -> Any:
+    """The TFDS builder of a set that is on disk; raises DataError saying how to get it there."""
+    builder = labelled_builder(name, data_dir)
+    if not builder.is_prepared():
+        directory = _directory(data_dir)
+        raise DataError(
+            f"data set '{name}' is not prepared in {directory} (which holds "
+            f"{_contents(directory)}); {_advice(name, directory)}"
+        )
+    return builder
+
+
+def _advice(name: str, directory: str) -> str:
+    return (
+        f"prepare it with `python -m launch.prepare_data --dataset={name} --data_dir={directory}`, "
+        "or point data_dir to where it is prepared"
+    )
 
 
 def _records(builder: Any, split: str) -> Sequence[Mapping[str, Any]]:

@@ -8,7 +8,6 @@ import contextlib
 import json
 from typing import Any, Literal
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,6 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from pwl_jax.errors import UserError
-from pwl_jax.hybrid.masks import leaf_names
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training.step import TrainState
 
@@ -28,22 +26,27 @@ class CheckpointError(UserError):
 
 
 def _manager(
-    path: epath.Path, keep: int, handler: ocp.CheckpointHandler | None = None
+    path: epath.Path, keep: int, handlers: Any, *, writes: bool = False
 ) -> ocp.CheckpointManager:
+    """Of one folder; `handlers` is that of its checkpoints, or those of their items by name.
+
+    One that `writes` first removes what a killed process has left half-written.
+    """
     return ocp.CheckpointManager(
         path,
-        item_handlers=handler,
+        item_handlers=handlers,
         options=ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             enable_async_checkpointing=True,
+            cleanup_tmp_directories=writes,
         ),
     )
 
 
-def has_resume_point(workdir: epath.PathLike) -> bool:
-    """Whether a run in this workdir saved a state to go on from."""
+def resume_step(workdir: epath.PathLike) -> int | None:
+    """The step from which a run in this workdir goes on; None where none was saved."""
     root = epath.Path(workdir).absolute() / "checkpoints" / "resume"
-    return root.exists() and any(path.name.isdigit() for path in root.iterdir())
+    return max(ocp.utils.checkpoint_steps(root), default=None)
 
 
 class Checkpoints:
@@ -51,14 +54,20 @@ class Checkpoints:
 
     Saving goes on behind the training, one save at a time: the last one is complete before the
     next one begins. So a run that resumes finds every result that was saved before, and several
-    processes meet at the same barriers in the same order.
+    processes meet at the same barriers in the same order. A folder gets its name when all in it is
+    written, and an older one goes only then: a run that dies while saving keeps what it had.
     """
 
     def __init__(self, workdir: epath.PathLike) -> None:
         root = epath.Path(workdir).absolute() / "checkpoints"
-        self._resume = _manager(root / "resume", keep=2)
+        items = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "notes": ocp.JsonCheckpointHandler(),
+        }
+        self._resume = _manager(root / "resume", 2, items, writes=True)
         self._results = {
-            which: _manager(root / which, 1, ocp.StandardCheckpointHandler())
+            which: _manager(root / which, 1, ocp.StandardCheckpointHandler(), writes=True)
             for which in ("best", "last")
         }
 
@@ -79,15 +88,18 @@ class Checkpoints:
             raise CheckpointError(f"a checkpoint was not saved: {_first_line(error)}") from error
 
     def save(self, state: TrainState, iterator: Any, notes: dict[str, Any]) -> None:
-        """Saves all that resuming needs, in the background; not twice at the same step."""
+        """Saves all that resuming needs, in the background; not twice at the same step.
+
+        Nothing of it depends on how many processes there are: `iterator` counts batches.
+        """
         if self._resume.latest_step() == int(state.step):
             return
         self._wait()
         self._resume.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_as_tree(state)),
-                data=grain.checkpoint.CheckpointSave(iterator),
+                state=ocp.args.StandardSave(state_tree(state)),
+                data=ocp.args.JsonSave(iterator.get_state()),
                 notes=ocp.args.JsonSave(notes),
             ),
         )
@@ -96,22 +108,24 @@ class Checkpoints:
         """The latest saved state and notes, the iterator set to match; None if nothing was saved.
 
         Args:
-          like: a state of the right structure, shapes and placement.
-          iterator: of the same data, batch size and seed.
+          like: a state of the right structure, shapes and placement, on any devices.
+          iterator: of the same data, batch size and seed, on any number of processes.
 
         Raises:
-          CheckpointError: if the checkpoint does not fit.
+          CheckpointError: if the checkpoint does not fit, naming the first leaf that differs.
         """
         step = self._resume.latest_step()
         if step is None:
             return None
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_tree(like))
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state_tree(like))
+        where = f"to resume from (step {step})"
         try:
+            check_leaves(self._resume.item_metadata(step)["state"], target, where)
             restored = self._resume.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(target),
-                    data=grain.checkpoint.CheckpointRestore(iterator),
+                    data=ocp.args.JsonRestore(),
                     notes=ocp.args.JsonRestore(),
                 ),
             )
@@ -119,9 +133,10 @@ class Checkpoints:
             raise CheckpointError(
                 f"the checkpoint of step {step} cannot be resumed: {_first_line(error)}"
             ) from error
-        tree = restored["state"]
-        state = TrainState(tree["step"], tree["variables"], tree["opt_state"])
-        return state, restored["notes"]
+        iterator.set_state(restored["data"])
+        # Only finite states are saved; `like` has this one's placement.
+        finite = jax.make_array_from_callback((), like.finite.sharding, lambda _: np.ones((), bool))
+        return TrainState(**restored["state"], finite=finite), restored["notes"]
 
     def save_result(self, which: Which, step: int, variables: Variables) -> None:
         """Saves the variables of a result, in the background."""
@@ -177,7 +192,7 @@ def restore_variables(
         return step, jax.tree.map(jnp.asarray, restored)
 
 
-def check_leaves(found: Any, like: Variables, where: str) -> None:
+def check_leaves(found: Any, like: Any, where: str) -> None:
     """Raises CheckpointError, naming the first leaf whose shape or type is not that of `like`."""
     saved, wanted = _described(getattr(found, "tree", found)), _described(like)
     for name in sorted(saved.keys() | wanted.keys()):
@@ -189,14 +204,15 @@ def check_leaves(found: Any, like: Variables, where: str) -> None:
 
 
 def _described(tree: Any) -> dict[str, str]:
-    """Type and shape of every leaf by name."""
+    """Type and shape of every leaf by name; fields and places in tuples are names, as on disk."""
     return {
         name: f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
-        for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
+        for name, leaf in ocp.tree.to_flat_dict(tree, sep="/").items()
     }
 
 
-def _as_tree(state: TrainState) -> dict[str, Any]:
+def state_tree(state: TrainState) -> dict[str, Any]:
+    """What is saved of a state."""
     return {"step": state.step, "variables": state.variables, "opt_state": state.opt_state}
 
 

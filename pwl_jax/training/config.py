@@ -11,6 +11,18 @@ from pwl_jax.models.registry import PairSpec, pair
 from pwl_jax.training.objective import Objective
 from pwl_jax.training.optimizer import OptimizerConfig
 
+CHANGEABLE = (
+    "optimizer.",
+    "objective.",
+    "augmentation.",
+    "calibration_examples",
+    "checkpoint_every_steps",
+    "eval_batch_size",
+    "eval_every_epochs",
+)
+"""How the fields begin that a run may change where it resumes: all but what decides the networks,
+the order of its examples and the length of its schedule."""
+
 
 class ConfigError(UserError):
     """A config with an unknown, missing or impossible value."""

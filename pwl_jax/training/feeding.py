@@ -47,6 +47,7 @@ class Feed:
 
     Attributes:
       iterator: what a checkpoint saves and restores.
+      step: the mapped program that `run` calls.
       longest: most steps of one dispatch.
       take: a number of steps to their inputs, on the devices. All work and waiting of the host
         for data is here.
@@ -55,9 +56,15 @@ class Feed:
     """
 
     iterator: grain.DatasetIterator
+    step: Any
     longest: int
     take: Callable[[int], Any]
     run: Callable[[TrainState, Any, Variables], tuple[TrainState, Metrics]]
+
+
+def step_of(config: RunConfig, program: StepProgram, mesh: Mesh) -> Any:
+    """The mapped program of a feed: `mapped_steps` of resident examples, else `mapped_step`."""
+    return (mapped_steps if config.feeding == "device" else mapped_step)(program, mesh)
 
 
 def make_feed(
@@ -90,7 +97,8 @@ def make_feed(
         del steps
         return next(iterator)
 
-    return Feed(iterator, 1, take, mapped_step(program, mesh))
+    step = step_of(config, program, mesh)
+    return Feed(iterator, step, 1, take, step)
 
 
 def _resident(
@@ -104,7 +112,7 @@ def _resident(
     examples = resident_examples(source, mesh)
     iterator = pipeline.position_iterator(len(source), **order)
     longest = config.steps_per_dispatch
-    steps_program = mapped_steps(program, mesh)
+    steps_program = step_of(config, program, mesh)
     split = NamedSharding(mesh, PartitionSpec(None, AXIS))
 
     def take(steps: int) -> tuple[jax.Array, jax.Array]:
@@ -119,7 +127,7 @@ def _resident(
     ) -> tuple[TrainState, Metrics]:
         return steps_program(state, examples, *inputs, masks)
 
-    return Feed(iterator, longest, take, run)
+    return Feed(iterator, steps_program, longest, take, run)
 
 
 def resident_examples(source: pipeline.PreparedSource, mesh: Mesh) -> Batch:

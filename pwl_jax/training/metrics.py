@@ -89,11 +89,18 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
 
-    def advance(self, loss: float | None = None) -> None:
-        """One step done; `loss` where it is known."""
-        if loss is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+    def advance(self, loss: float, speed: dict[str, float]) -> None:
+        """One step done, of this loss and at this speed (see `StepClock.lap`)."""
+        waiting = 100 * speed["speed/wait_ms"] / speed["speed/step_ms"]
+        shown = [f"loss {loss:.3f}", f"waiting {waiting:.0f} %"]
+        if "speed/mfu" in speed:
+            shown.append(f"MFU {100 * speed['speed/mfu']:.1f} %")
+        self._bar.set_postfix_str(", ".join(shown), refresh=False)
         self._bar.update(self._batch_size)
+
+    def restart(self) -> None:
+        """Lets the clock of the bar begin now."""
+        self._bar.unpause()
 
     def say(self, text: str) -> None:
         """A line above the bar."""

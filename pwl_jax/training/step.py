@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pwl_jax.errors import UserError
 from pwl_jax.models.block_network import Variables
+from pwl_jax.training.finite import all_finite, select
 from pwl_jax.training.objective import LossOutputs
 from pwl_jax.training.optimizer import FROZEN, params_of, with_params
 
@@ -41,11 +42,13 @@ class TrainState:
       step: int32 scalar, steps done.
       variables: `{network: {"params", "batch_stats"}}`.
       opt_state: of the optimizer over `params_of(variables)`.
+      finite: bool scalar; False once a step was not finite, and from then on steps change nothing.
     """
 
     step: jax.Array
     variables: Variables
     opt_state: Any
+    finite: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +75,8 @@ class StepProgram:
 
     def init(self, variables: Variables) -> TrainState:
         """The state before the first step."""
-        return TrainState(
-            jnp.zeros((), jnp.int32), variables, self.optimizer.init(params_of(variables))
-        )
+        opt_state = self.optimizer.init(params_of(variables))
+        return TrainState(jnp.zeros((), jnp.int32), variables, opt_state, jnp.ones((), bool))
 
 
 def per_device_step(
@@ -83,7 +85,8 @@ def per_device_step(
     """One step on one device's share of the batch, under the mapped axis `data`.
 
     Gradients, terms and statistics are averaged over the axis, so that every device ends in the
-    same state. Works under `jax.shard_map` and under literal `jax.pmap`.
+    same state. Works under `jax.shard_map` and under literal `jax.pmap`. A step that is not finite
+    on any device is none: all of them keep the state they had, now marked as not `finite`.
 
     With M micro-batches, micro-batch i is every M-th example from the i-th on, so that its
     examples over all devices are the same for any number of them. Their gradients and terms are
@@ -92,8 +95,8 @@ def per_device_step(
     PyTorch's do when gradients are accumulated.
 
     Returns:
-      The new state, and as scalars `loss`, every term, and `update_norm`, which is finite exactly
-      where the update is.
+      The new state, and as scalars `loss`, every term, `gradient_norm`, `update_norm`, and
+      `finite`: whether these and all that the step would write are.
     """
     rng = jax.random.fold_in(jax.random.key(program.seed), state.step)
     augment_rng, loss_rng = jax.random.split(rng)
@@ -132,8 +135,12 @@ def per_device_step(
     ]
     variables = with_params(state.variables, jax.tree.unflatten(structure, updated))
     variables[program.trained] = {**variables[program.trained], "batch_stats": stats}
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["update_norm"] = optax.tree.norm(updates)
-    return TrainState(state.step + 1, variables, opt_state), metrics
+    done = TrainState(state.step + 1, variables, opt_state, state.finite)
+    metrics["finite"] = all_finite((metrics, stats), AXIS)
+    kept = dataclasses.replace(state, finite=jnp.zeros((), bool))
+    return select(state.finite & metrics["finite"], done, kept), metrics
 
 
 def _mean_of_parts(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pwl_jax.hybrid import HybridNetwork
@@ -25,7 +24,7 @@ from pwl_jax.training.optimizer import (
     make_optimizer,
     params_of,
 )
-from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram, device_mesh
+from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram
 
 Batches = Callable[[], Iterable[Batch]]
 """Makes a fresh pass over some images."""
@@ -165,46 +164,3 @@ def distillation_task(
     )
     masks = functools.partial(prefix_masks, hybrid)
     return Task(program, functools.partial(init, hybrid), abstract, masks, assess)
-
-
-def step_cost(config: RunConfig, task: Task, step: Callable[..., Any]) -> dict[str, Any]:
-    """Shapes, parameters, bytes and FLOPs of one step, under `jax.eval_shape`; runs nothing.
-
-    Args:
-      config: of the run.
-      task: from this module.
-      step: the mapped step.
-    """
-    state = jax.eval_shape(task.program.init, task.abstract)
-    label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    if task.multi_label:
-        label = jax.ShapeDtypeStruct((config.batch_size, config.pair.teacher.classes), jnp.uint8)
-    batch = {
-        "image": jax.ShapeDtypeStruct(
-            (config.batch_size, *config.pair.teacher.input_shape), jnp.uint8
-        ),
-        "label": label,
-        "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
-    }
-    masks = jax.eval_shape(lambda: task.masks(task.abstract))
-    new_state, metrics = jax.eval_shape(step, state, batch, masks)
-    cost = step.lower(state, batch, masks).cost_analysis() or {}  # type: ignore[attr-defined]
-    sizes = {
-        name: (
-            sum(leaf.size for leaf in jax.tree.leaves(tree["params"])),
-            sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)),
-        )
-        for name, tree in new_state.variables.items()
-    }
-    return {
-        "networks": sizes,
-        "batch": {k: (v.shape, str(v.dtype)) for k, v in batch.items()},
-        "metrics": sorted(metrics),
-        "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(new_state)),
-        # Counted for the share of one device.
-        "flops": float(cost.get("flops", float("nan"))) * device_mesh().size,
-        "boundaries": {
-            role: getattr(config.pair, role).build().boundary_shapes()
-            for role in ("teacher", "student")
-        },
-    }

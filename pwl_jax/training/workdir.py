@@ -14,8 +14,14 @@ from pwl_jax.errors import UserError
 from pwl_jax.hybrid import HybridNetwork, live_bytes
 from pwl_jax.ladder import Composition
 from pwl_jax.models.block_network import BlockNetwork, Variables
-from pwl_jax.training.checkpoints import CheckpointError, Which, read_json, restore_variables
-from pwl_jax.training.config import RunConfig, differences
+from pwl_jax.training.checkpoints import (
+    CheckpointError,
+    Which,
+    read_json,
+    restore_variables,
+    resume_step,
+)
+from pwl_jax.training.config import CHANGEABLE, RunConfig, differences
 from pwl_jax.training.evaluation import (
     Accuracy,
     Evaluator,
@@ -76,8 +82,13 @@ class TrainedNetwork:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.variables))
 
 
-def check_config(workdir: epath.PathLike, config: RunConfig) -> bool:
+def check_config(workdir: epath.PathLike, config: RunConfig, *, change: bool = False) -> bool:
     """Whether the workdir holds a run, which then must have this config. Writes nothing.
+
+    Args:
+      workdir: of a run, or to become one.
+      config: of the run.
+      change: whether what `CHANGEABLE` names may differ.
 
     Raises:
       CheckpointError: naming the first differences to the run that the workdir holds.
@@ -85,28 +96,39 @@ def check_config(workdir: epath.PathLike, config: RunConfig) -> bool:
     if not (epath.Path(workdir) / "config.json").exists():
         return False
     found = differences(config, read_config(workdir))
+    if change:
+        found = [line for line in found if not line.startswith(CHANGEABLE)]
     if found:
+        fixed = ", which no run changes on its way" if change else ""
         raise CheckpointError(
-            f"'{workdir}' holds a run with another config ({'; '.join(found[:3])}); resume it "
-            "with its own config or choose another workdir"
+            f"'{workdir}' holds a run with another config ({'; '.join(found[:3])}){fixed}; resume "
+            "it with its own config or choose another workdir"
         )
     return True
 
 
-def write_config(workdir: epath.PathLike, config: RunConfig) -> None:
+def write_config(workdir: epath.PathLike, config: RunConfig, *, change: bool = False) -> None:
     """Makes the workdir with its `config.json`, or checks that the one there is the same.
+
+    One that may change and does is kept as `config.until_step_<n>.json`, n being the checkpoint
+    that the run goes on from.
 
     Raises:
       CheckpointError: another config is there, or the folder cannot be written.
     """
-    if check_config(workdir, config):
-        return
     root = epath.Path(workdir)
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
     partial = root / "config.json.partial"
     try:
+        if check_config(workdir, config, change=change):
+            if read_config(workdir) == config:
+                return
+            kept = root / f"config.until_step_{resume_step(workdir) or 0}.json"
+            if not kept.exists():
+                kept.write_text((root / "config.json").read_text())
         root.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        partial.rename(root / "config.json")
+        partial.write_text(text)
+        partial.replace(root / "config.json")
     except OSError as error:
         raise CheckpointError(
             f"cannot write to workdir '{workdir}': {error.strerror or error}"

@@ -11,9 +11,9 @@ import pytest
 
 from pwl_jax.data import sources
 from pwl_jax.ladder import Composition
-from pwl_jax.training import checkpoints, loop, workdir
+from pwl_jax.training import checkpoints, preparation, workdir
 from pwl_jax.training.config import run_config
-from pwl_jax.training.loop import TrainingError
+from pwl_jax.training.preparation import TrainingError
 from tests import tiny_runs
 from tests.tiny_models import tiny_model
 
@@ -231,16 +231,18 @@ def test_help_shows_the_commands_own_flags(name):
 def test_a_dry_run_needs_neither_data_nor_teacher(tmp_path):
     result = tiny_runs.launched(
         "launch.distill",
-        "--config=experiments/configs/resnet_cifar10.py",
+        "--config=experiments/configs/lenet5_cifar10.py",
         f"--config.data.data_dir={tmp_path}",
         "--dry_run",
     )
     assert (result.returncode, result.stderr) == (0, "")
     for expected in (
-        "distill of pair 'resnet' on 'cifar10'",
+        "distill of pair 'lenet5' on 'cifar10'",
         f"number of steps unknown: data set 'cifar10' is not prepared in {tmp_path}",
         "batch image  uint8[128, 32, 32, 3]",
-        "metrics: align, cross, hard, loss",
+        "metrics: align, cross, gradient_norm, hard, loss",
+        "bytes of memory on each device",
+        "compiled in",
     ):
         assert expected in result.stdout
     assert not list(tmp_path.iterdir())
@@ -258,11 +260,13 @@ def test_every_config_describes_two_runs(name):
                 continue
             if sources.is_multi_label(run.data.name):
                 with pytest.raises(TrainingError, match="cannot be distilled"):
-                    loop.dry_run(run)
+                    preparation.dry_run(run)
                 for alone in ("teacher", "student"):
-                    assert loop.dry_run(run_config(config, alone))["flops"] > 0
+                    assert (
+                        preparation.dry_run(run_config(config, alone), compiled=False)["flops"] > 0
+                    )
                 continue
-            cost = loop.dry_run(run)
+            cost = preparation.dry_run(run, compiled=False)
             assert cost["networks"]["teacher"][0] > cost["networks"]["student"][0]
             assert cost["flops"] > 0
 

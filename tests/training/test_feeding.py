@@ -7,6 +7,7 @@ import pytest
 from pwl_jax.errors import UserError
 from pwl_jax.training import feeding, loop
 from pwl_jax.training.checkpoints import CheckpointError
+from pwl_jax.training.step import device_mesh
 from tests import tiny_runs
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -69,7 +70,7 @@ def test_a_set_that_is_too_large_for_a_device_is_refused_by_its_bytes(tmp_path, 
         tiny_runs.train(run, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(feeding, "memory_bytes", lambda device: 2 * needed)
-    examples = feeding.resident_examples(prepared, loop.device_mesh())
+    examples = feeding.resident_examples(prepared, device_mesh())
     assert sum(array.nbytes for array in examples.values()) == needed
     assert examples["image"].dtype == np.uint8
     assert all(array.is_fully_replicated for array in examples.values())

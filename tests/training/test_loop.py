@@ -13,7 +13,6 @@ import pytest
 
 from pwl_jax.training import loop, workdir
 from pwl_jax.training.checkpoints import CheckpointError
-from pwl_jax.training.loop import TrainingError
 from tests import tiny_runs
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -84,38 +83,6 @@ def test_a_signal_stops_cleanly(tmp_path, capsys):
     )
     assert tiny_runs.trained_steps(tmp_path) == list(range(1, result.steps + 1))
     assert signal.getsignal(signal.SIGTERM) is handler
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_checkpoint(
-    teacher, distilled, tmp_path, monkeypatch
-):
-    run = tiny_runs.config("distill")
-    report = loop._report
-
-    def broken(writer, bar, pending):
-        # As if step 5 had overflowed.
-        if pending is not None and pending.first == 5:
-            pending = pending._replace(metrics={**pending.metrics, "loss": np.float32("nan")})
-        report(writer, bar, pending)
-
-    monkeypatch.setattr(loop, "_report", broken)
-    with pytest.raises(TrainingError, match=r"^step 5 is not finite \(loss is nan\); lower .*$"):
-        tiny_runs.train(run, tmp_path, teacher)
-    assert tiny_runs.trained_steps(tmp_path) == [1, 2, 3, 4]
-    monkeypatch.undo()
-    assert tiny_runs.train(run, tmp_path, teacher).finished
-    tiny_runs.assert_same_bits(distilled, tmp_path)
-
-
-def test_a_learning_rate_that_is_far_too_high_is_noticed_before_anything_is_saved(tmp_path):
-    run = tiny_runs.config("teacher", optimizer={"learning_rate": 1e30, "schedule": "constant"})
-    with pytest.raises(TrainingError, match="is not finite"):
-        tiny_runs.train(run, tmp_path)
-    with pytest.raises(CheckpointError, match="has no last checkpoint yet"):
-        tiny_runs.leaves(tmp_path)
-    saved = [p.name for p in (tmp_path / "checkpoints" / "resume").iterdir() if p.is_dir()]
-    assert saved == []
 
 
 @pytest.mark.parametrize(

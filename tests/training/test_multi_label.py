@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from pwl_jax.data import pipeline, sources
 from pwl_jax.models.normalization import blend_moments
-from pwl_jax.training import loop, workdir
+from pwl_jax.training import loop, preparation, workdir
 from pwl_jax.training.checkpoints import CheckpointError
 from pwl_jax.training.evaluation import Accuracy, accuracy
 from pwl_jax.training.loop import TrainingError
@@ -148,8 +148,8 @@ def test_a_multi_label_set_is_not_distilled(tmp_path):
     run = tiny_runs.config("distill", data=DATA)
     for attempt in (
         lambda: tiny_runs.train(run, tmp_path / "new", tmp_path / "no_teacher"),
-        lambda: loop.dry_run(run),
-        lambda: loop.dry_run(tiny_runs.config("distill", data={"name": "folder:absent"})),
+        lambda: preparation.dry_run(run),
+        lambda: preparation.dry_run(tiny_runs.config("distill", data={"name": "folder:absent"})),
     ):
         with pytest.raises(TrainingError, match="is a multi-label set, which cannot be distilled"):
             attempt()
@@ -158,10 +158,10 @@ def test_a_multi_label_set_is_not_distilled(tmp_path):
 
 def test_a_dry_run_shows_multi_hot_labels():
     run = tiny_runs.config("teacher", data={"name": "folder:absent"}, batch_size=16)
-    facts = loop.dry_run(run)
+    facts = preparation.dry_run(run)
     assert "data_dir is missing" in facts["no_data"]
     assert facts["batch"]["label"] == ((16, 10), "uint8")
-    facts = loop.dry_run(tiny_runs.config("teacher", batch_size=16))
+    facts = preparation.dry_run(tiny_runs.config("teacher", batch_size=16))
     assert facts["batch"]["label"] == ((16,), "int32")
 
 
