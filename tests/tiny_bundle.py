@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pwl_jax.bundle import BundleWriter, Preprocessing
+from pwl_jax.interop.onnx_program import onnx_program
 from pwl_jax.ladder import EXACT, Measurement, Rung, Unit
 
 # Widths of at least eight, below which kernels are not worth coding in a few bits.
@@ -116,16 +117,31 @@ def forward(numpy, unit: Unit, weights: list, x):
 def program(unit: Unit) -> bytes:
     """The unit's StableHLO program with a symbolic batch."""
     (batch,) = jax.export.symbolic_shape("b")
+    function, specs, shape = described(unit)
+    image = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    exporting = jax.export.export(jax.jit(function), platforms=["cpu", "cuda", "tpu"])
+    return bytes(exporting(*specs, image).serialize())
+
+
+@functools.cache
+def onnx_model(unit: Unit) -> bytes:
+    """The unit's ONNX program."""
+    function, specs, shape = described(unit)
+    return onnx_program(function, specs, shape, jnp.float32)
+
+
+def described(unit: Unit):
+    """A unit as a function of its tensors and x, their shapes, and the shape of one x."""
     channels = {
         "encoder": TEACHER_WIDTH,
         "decoder": STUDENT_WIDTH,
     }.get(unit.kind) or (INPUT_SHAPE[-1] if unit.index == 0 else width(unit.kind))
-    shapes = [shape_of(name) for name in arguments(unit)]
-    specs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    image = jax.ShapeDtypeStruct((batch, *INPUT_SHAPE[:2], channels), jnp.float32)
-    function = jax.jit(lambda *inputs: forward(jnp, unit, inputs[:-1], inputs[-1]))
-    exported = jax.export.export(function, platforms=["cpu", "cuda", "tpu"])(*specs, image)
-    return bytes(exported.serialize())
+    specs = [jax.ShapeDtypeStruct(shape_of(name), jnp.float32) for name in arguments(unit)]
+    return (
+        lambda *inputs: forward(jnp, unit, inputs[:-1], inputs[-1]),
+        specs,
+        (*INPUT_SHAPE[:2], channels),
+    )
 
 
 def write_bundle(path: Path) -> None:
@@ -139,6 +155,7 @@ def write_bundle(path: Path) -> None:
             writer.add_unit(unit, unit_tensors(unit, tensors), stages)
             bindings = {stream: arguments(unit, stream) for stream in streams(unit)}
             writer.add_program(unit, "stablehlo", program(unit), bindings)
+            writer.add_program(unit, "onnx", onnx_model(unit), bindings)
         writer.finish(
             pair={"name": "tiny"},
             preprocessing=Preprocessing(INPUT_SHAPE, MEAN, STD),

@@ -12,7 +12,10 @@ from pwl_jax.ladder import Unit
 
 OWN_STREAM = "own"
 
-_EXECUTORS = {"jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor")}
+_EXECUTORS = {
+    "jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor"),
+    "onnxruntime": ("pwl_jax.runtime.onnx_executor", "OnnxExecutor"),
+}
 
 
 class ExecutorError(UserError):
@@ -51,7 +54,7 @@ class Program:
 class Block:
     """The weights of one unit at one precision, where the executor computes.
 
-    `tensors` maps a tensor's name to an executor's own array; `nbytes` is their sum.
+    `tensors` maps a tensor's name to an executor's own array; `nbytes` is the size of the weights.
     """
 
     program: Program
@@ -68,10 +71,9 @@ class Step:
 
 
 class Executor(Protocol):
-    """Loads blocks, compiles their programs once per batch size, runs a composition.
+    """Loads blocks, compiles where it must before they answer, runs a composition.
 
-    Weights are arguments: another precision of the same unit never compiles again. One executor
-    may serve many live models, and all methods may be called from many threads.
+    One executor may serve many live models, and all methods may be called from many threads.
     """
 
     name: str

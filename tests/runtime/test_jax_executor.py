@@ -108,7 +108,9 @@ def test_tensors_that_do_not_fit_the_program(executor):
 
 
 def test_names_of_executors():
-    with pytest.raises(ExecutorError, match="unknown executor 'fpga'; expected one of auto, jax"):
+    with pytest.raises(
+        ExecutorError, match="unknown executor 'fpga'; expected one of auto, jax, onnxruntime"
+    ):
         create_executor("fpga")
-    with pytest.raises(ExecutorError, match="needs stablehlo programs; this bundle holds onnx"):
-        create_executor("auto", ["onnx"])
+    with pytest.raises(ExecutorError, match="needs stablehlo programs; this bundle holds wasm"):
+        create_executor("auto", ["wasm"])
