@@ -4,6 +4,8 @@ ACCELERATOR ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(ACCELERATOR)
+# Files of tests go to workers whole: what a file builds once is built once.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 ifeq ($(ACCELERATOR),cpu)
 JAX_BUILD :=
@@ -21,7 +23,7 @@ demo: $(READY)
 	$(BIN)/python -m launch.quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 long: $(READY)
 	$(BIN)/python -m pytest -q -m long

@@ -375,8 +375,8 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
     [
         ("hf:vit", r"layers_per_block is \(3, 2\); expected a whole number"),
         ("timm:vit", "final norm"),
-        ("timm:resnet bottleneck", "the baseline has no resnet with bottleneck 4; its own has 0"),
-        ("timm:resnet basic", r"has no resnet with block_layers \[2, 2\]; its own has \[\]"),
+        ("timm:resnet bottleneck", "the baseline's resnet has bottleneck 0 alone; this one has 4"),
+        ("timm:resnet basic", r"resnet has block_layers \(\) alone; this one has \(2, 2\)"),
     ],
 )
 def test_the_baseline_has_no_such_networks(case, message, tmp_path):
