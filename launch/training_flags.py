@@ -21,7 +21,8 @@ _PROFILE = flags.DEFINE_string(
 _CHANGE_CONFIG = flags.DEFINE_bool(
     "change_config",
     False,
-    "Resume with other values of optimizer, objective or augmentation than the run has had.",
+    "Resume with other values than the run has had: of optimizer, objective, augmentation, feeding "
+    "and all else but what decides the networks, the order of examples and the number of steps.",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On GPU, use only kernels that give the same bits every time."

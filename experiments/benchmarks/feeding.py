@@ -35,7 +35,7 @@ _PAIR = flags.DEFINE_string("pair", "resnet_digits", "Registry name of the pair.
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Type of the computation: float32 or bfloat16.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Examples a step.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", 10_000, "Images of the set.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 30, "Steps in a timing.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps in a timing.", lower_bound=1)
 _DISPATCH = flags.DEFINE_integer("steps_per_dispatch", 10, "Of device feeding.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each way.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "feeding", "Name of the JSON file.")

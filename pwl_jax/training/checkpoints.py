@@ -118,7 +118,7 @@ class Checkpoints:
         if step is None:
             return None
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state_tree(like))
-        where = f"to resume from (step {step})"
+        where = f"the checkpoint of step {step} to resume from"
         try:
             check_leaves(self._resume.item_metadata(step)["state"], target, where)
             restored = self._resume.restore(
@@ -195,10 +195,13 @@ def restore_variables(
 def check_leaves(found: Any, like: Any, where: str) -> None:
     """Raises CheckpointError, naming the first leaf whose shape or type is not that of `like`."""
     saved, wanted = _described(getattr(found, "tree", found)), _described(like)
-    for name in sorted(saved.keys() | wanted.keys()):
+    # An optimizer's leaves are its model's: where that differs, it is the cause.
+    of_optimizer = {name: name.startswith("opt_state/") for name in saved | wanted}
+    for name in sorted(of_optimizer, key=lambda name: (of_optimizer[name], name)):
         if saved.get(name) != wanted.get(name):
+            what = "optimizer" if of_optimizer[name] else "model"
             raise CheckpointError(
-                f"{where} is of another model: '{name}' is "
+                f"{where} is of another {what}: '{name}' is "
                 f"{saved.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
             )
 
