@@ -139,11 +139,17 @@ class Checkpoints:
         return TrainState(**restored["state"], finite=finite), restored["notes"]
 
     def save_result(self, which: Which, step: int, variables: Variables) -> None:
-        """Saves the variables of a result, in the background."""
+        """Saves the variables of a result, in the background.
+
+        A run that went back to an earlier step comes by its later results again, perhaps with
+        other values: what it held of this step or beyond goes first.
+        """
+        self._wait()
         manager = self._results[which]
-        if manager.latest_step() != step:
-            self._wait()
-            manager.save(step, args=ocp.args.StandardSave(variables))
+        for held in manager.all_steps():
+            if held >= step:
+                manager.delete(held)
+        manager.save(step, args=ocp.args.StandardSave(variables))
 
 
 def held_result(workdir: epath.PathLike, which: Which = "best") -> Which:

@@ -68,6 +68,8 @@ def train(
       UserError: anything that does not fit, or a step that is not finite; see `save_scene`.
     """
     run = prepare(config, teacher_workdir)
+    if profile is not None and profile.start > run.total:
+        raise TrainingError(f"profile begins at step {profile.start}; the run has {run.total}")
     workdir.check_config(run_dir, config, change=change_config)
     main_process = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
