@@ -21,7 +21,8 @@ _PROFILE = flags.DEFINE_string(
 _CHANGE_CONFIG = flags.DEFINE_bool(
     "change_config",
     False,
-    "Resume with other values of optimizer, objective or augmentation than the run has had.",
+    "Resume with other values than the run has had: of optimizer, objective, augmentation, feeding "
+    "and all else but what decides the networks, the order of examples and the number of steps.",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On GPU, use only kernels that give the same bits every time."
@@ -66,10 +67,7 @@ def run(config: RunConfig, teacher: str | None = None) -> None:
     from pwl_jax.training.profiling import ProfileSpan
 
     profile = None if _PROFILE.value is None else ProfileSpan.parse(_PROFILE.value)
-    if _COORDINATOR.value == "auto":
-        jax.distributed.initialize()
-    elif _COORDINATOR.value is not None:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    _join_processes()
     if DRY_RUN.value:
         print(dry_run_text(config, preparation.dry_run(config)))
         return
@@ -81,6 +79,27 @@ def run(config: RunConfig, teacher: str | None = None) -> None:
     if result.finished and jax.process_index() == 0:
         for name, value in result.values.items():
             print(f"{name}: {value:.4f}")
+
+
+def _join_processes() -> None:
+    """Makes this process one of several, where the flags say so; raises UserError if it cannot."""
+    import jax
+
+    coordinator, processes, process = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    given = f"--coordinator={coordinator} --processes={processes} --process={process}"
+    if coordinator is None:
+        if processes is not None or process is not None:
+            raise UserError("--processes and --process need --coordinator=host:port")
+        return
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        elif coordinator.rpartition(":")[2].isdigit() and ":" in coordinator:
+            jax.distributed.initialize(coordinator, processes, process)
+        else:
+            raise ValueError("expected host:port or auto")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"cannot join the processes of {given}: {error}") from None
 
 
 def dry_run_text(config: RunConfig, cost: dict[str, Any]) -> str:

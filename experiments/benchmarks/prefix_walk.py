@@ -1,7 +1,7 @@
 r"""What training all prefixes costs: one batched walk, streams one after the other, plain KD.
 
   python -m experiments.benchmarks.prefix_walk [--families=resnet,vgg,vit] [--blocks=2,3,4] \
-      [--batch=64] [--repeats=7]
+      [--batch=64] [--repeats=5]
 
 Whole training steps of small pairs (experiments/benchmarks/step_cases.py) on one device: the walk
 with its streams batched, the same loss with streams one after the other, and a plain distillation
@@ -25,8 +25,8 @@ from pwl_jax.training.step import Loss, device_mesh
 _FAMILIES = flags.DEFINE_list("families", list(step_cases.FAMILIES), "Families of networks.")
 _BLOCKS = flags.DEFINE_list("blocks", ["2", "3", "4"], "Numbers of blocks.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Examples a step.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Timings of each step.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 3, "Steps in a timing.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each step.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 2, "Steps in a timing.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "prefix_walk", "Name of the JSON file.")
 
 ALL_PREFIX_TARGET = {"cpu": "<= 3", "gpu": "<= 2.5"}

@@ -1,7 +1,7 @@
 r"""Compile time of the training step by the number of devices.
 
   python -m experiments.benchmarks.step_compile [--family=resnet] [--blocks=4] \
-      [--devices=1,2,4,8] [--batch=64] [--repeats=3]
+      [--devices=1,8] [--batch=64] [--repeats=3]
 
 Lowers and compiles the all-prefix step of a small pair (experiments/benchmarks/step_cases.py) over
 so many fake CPU devices, each time in a fresh process without a cache, interleaved. The batch is
@@ -22,7 +22,7 @@ from pwl_jax.errors import UserError
 
 _FAMILY = flags.DEFINE_enum("family", "resnet", ["resnet", "vgg", "vit"], "Family of networks.")
 _BLOCKS = flags.DEFINE_integer("blocks", 4, "Number of blocks.", lower_bound=2)
-_DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of fake devices.")
+_DEVICES = flags.DEFINE_list("devices", ["1", "8"], "Numbers of fake devices.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Examples a step.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Processes of each number.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "step_compile", "Name of the JSON file.")

@@ -9,7 +9,7 @@ by SIGKILL or SIGTERM; then the same command is started again. Because it stands
 say truly whether it was inside a save. A tenth of the kills come before the first checkpoint, half
 inside saves, the rest anywhere from the imports on. At last it runs to its end. Then every leaf of
 the result and of the state to resume from, and every line of metrics, must equal those of the run
-in peace. Twenty kills take a few minutes on two cores.
+in peace. Twenty kills took 18 minutes on two busy cores (experiments/results/training_kills).
 """
 
 import os

@@ -152,8 +152,8 @@ def train_iterator(
     Examples are shuffled anew each epoch, and epochs follow each other without a gap: a batch may
     end one and begin the next, and every epoch shows every example once. Process p of P takes the
     p-th of P equal runs of a batch's rows, so that the global batch is the same, row by row, for
-    any P. The iterator's state (`get_state`, `set_state`, Orbax through `grain.checkpoint`) is the
-    number of batches taken, whatever was read ahead: exact, and the same for any P.
+    any P. The iterator's state (`get_state`, `set_state`) is the number of batches taken, whatever
+    was read ahead: exact, and the same for any P.
 
     Args:
       source: prepared images.

@@ -118,7 +118,7 @@ class Checkpoints:
         if step is None:
             return None
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state_tree(like))
-        where = f"to resume from (step {step})"
+        where = f"the checkpoint of step {step} to resume from"
         try:
             check_leaves(self._resume.item_metadata(step)["state"], target, where)
             restored = self._resume.restore(
@@ -139,11 +139,17 @@ class Checkpoints:
         return TrainState(**restored["state"], finite=finite), restored["notes"]
 
     def save_result(self, which: Which, step: int, variables: Variables) -> None:
-        """Saves the variables of a result, in the background."""
+        """Saves the variables of a result, in the background.
+
+        A run that went back to an earlier step comes by its later results again, perhaps with
+        other values: what it held of this step or beyond goes first.
+        """
+        self._wait()
         manager = self._results[which]
-        if manager.latest_step() != step:
-            self._wait()
-            manager.save(step, args=ocp.args.StandardSave(variables))
+        for held in manager.all_steps():
+            if held >= step:
+                manager.delete(held)
+        manager.save(step, args=ocp.args.StandardSave(variables))
 
 
 def held_result(workdir: epath.PathLike, which: Which = "best") -> Which:
@@ -195,10 +201,13 @@ def restore_variables(
 def check_leaves(found: Any, like: Any, where: str) -> None:
     """Raises CheckpointError, naming the first leaf whose shape or type is not that of `like`."""
     saved, wanted = _described(getattr(found, "tree", found)), _described(like)
-    for name in sorted(saved.keys() | wanted.keys()):
+    # An optimizer's leaves are its model's: where that differs, it is the cause.
+    of_optimizer = {name: name.startswith("opt_state/") for name in saved | wanted}
+    for name in sorted(of_optimizer, key=lambda name: (of_optimizer[name], name)):
         if saved.get(name) != wanted.get(name):
+            what = "optimizer" if of_optimizer[name] else "model"
             raise CheckpointError(
-                f"{where} is of another model: '{name}' is "
+                f"{where} is of another {what}: '{name}' is "
                 f"{saved.get(name, 'missing')} there; expected {wanted.get(name, 'no such leaf')}"
             )
 

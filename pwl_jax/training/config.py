@@ -15,13 +15,19 @@ CHANGEABLE = (
     "optimizer.",
     "objective.",
     "augmentation.",
-    "calibration_examples",
-    "checkpoint_every_steps",
-    "eval_batch_size",
-    "eval_every_epochs",
+    "data.data_dir:",
+    "sync_batch_norm:",
+    "accumulate_steps:",
+    "remat:",
+    "feeding:",
+    "steps_per_dispatch:",
+    "calibration_examples:",
+    "checkpoint_every_steps:",
+    "eval_batch_size:",
+    "eval_every_epochs:",
 )
-"""How the fields begin that a run may change where it resumes: all but what decides the networks,
-the order of its examples and the length of its schedule."""
+"""How the lines of `differences` begin that a run may change where it resumes: all but what decides
+the networks, their first weights, the order of the examples and the length of the schedule."""
 
 
 class ConfigError(UserError):

@@ -78,6 +78,8 @@ def step_cost(
         inputs = (held, positions, jax.ShapeDtypeStruct((), jnp.int32))
     start = time.perf_counter()
     lowered = step.lower(state, *inputs, masks)
+    memory = lowered.compile().memory_analysis() if compiled else None
+    seconds = time.perf_counter() - start
     new_state, metrics = jax.eval_shape(step, state, *inputs, masks)
     counted = lowered
     if task.program.micro_batches > 1:
@@ -105,8 +107,7 @@ def step_cost(
         },
     }
     if compiled:
-        memory = lowered.compile().memory_analysis()
-        facts["compile_seconds"] = time.perf_counter() - start
+        facts["compile_seconds"] = seconds
         facts["memory_bytes"] = memory and (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes

@@ -68,6 +68,8 @@ def train(
       UserError: anything that does not fit, or a step that is not finite; see `save_scene`.
     """
     run = prepare(config, teacher_workdir)
+    if profile is not None and profile.start > run.total:
+        raise TrainingError(f"profile begins at step {profile.start}; the run has {run.total}")
     workdir.check_config(run_dir, config, change=change_config)
     main_process = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -78,7 +80,7 @@ def train(
             state = replicate(run.task.program.init(_agreed(run.task.init())), run.mesh)
         feed = make_feed(config, run.task.program, run.training, run.mesh)
         stack.callback(feed.iterator.close)
-        if main_process:
+        if main_process and resume_step(run_dir) is None:
             workdir.write_config(run_dir, config, change=change_config)
         checkpoints = stack.enter_context(Checkpoints(run_dir))
         masks = replicate(run.task.masks(run.task.abstract), run.mesh)
@@ -86,6 +88,9 @@ def train(
         resumed = checkpoints.restore(state, feed.iterator)
         if resumed is not None:
             state, notes = resumed
+            if main_process:
+                # Only now: what cannot go on under another config keeps its own.
+                workdir.write_config(run_dir, config, change=change_config)
         step = int(state.step)
         writer = stack.enter_context(MetricsWriter(run_dir, step, enabled=main_process))
         bar = stack.enter_context(
@@ -179,6 +184,7 @@ def _assess(
     )
     values = {f"{split}/{name}": value for name, value in found.values.items()}
     writer.write(step, values)
+    writer.flush()
     shown = {name: value for name, value in found.values.items() if not name.endswith("/loss")}
     scores = [f"{name.removesuffix('/top1')} {100 * v:.1f}" for name, v in shown.items()]
     bar.say(f"step {step}: " + "  ".join(scores))
@@ -230,6 +236,7 @@ def _report(
         line = {f"train/{name}": value for name, value in values.items()}
         writer.write(step, line | (speed if row == pending.steps - 1 else {}))
         bar.advance(values["loss"], speed)
+    writer.flush()
 
 
 def _explained(error: NotFiniteError, scene: epath.Path, run_dir: epath.PathLike) -> TrainingError:

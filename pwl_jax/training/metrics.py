@@ -37,14 +37,21 @@ class MetricsWriter:
             self._events.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line: `{"step": .., name: value, ..}`; values also as TensorBoard scalars."""
+        """One line: `{"step": .., name: value, ..}`; values also as TensorBoard scalars.
+
+        The scalars are on disk after `flush`, which takes longer than writing them.
+        """
         if not self._enabled:
             return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        self._events.flush()
+
+    def flush(self) -> None:
+        """Puts all that was written on disk."""
+        if self._enabled:
+            self._events.flush()
 
 
 def _step_of(line: str) -> int:

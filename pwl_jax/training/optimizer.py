@@ -157,4 +157,11 @@ def make_optimizer(
     )
     if not config.clip_norm:
         return by_label
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_label)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        clipped, _ = clip.update(gradients, optax.EmptyState())
+        return by_label.update(clipped, state, params)
+
+    # Clipping keeps nothing, so a run may begin or end it and resume the same state.
+    return optax.GradientTransformation(by_label.init, update)

@@ -57,3 +57,23 @@ def test_what_is_wrong_is_one_line(tmp_path, module, arguments, status, message)
     assert (result.returncode, result.stdout) == (status, "")
     assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert not where.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--processes=2"], "--processes and --process need --coordinator=host:port"),
+        (["--coordinator=here", "--processes=2", "--process=0"], "expected host:port or auto"),
+        (["--coordinator=localhost:1"], "Number of processes must be defined"),
+        (["--coordinator=localhost:1", "--processes=2", "--process=5"], "process_id=5"),
+    ],
+)
+def test_processes_that_cannot_join_say_so_in_one_line(flags, message, tmp_path):
+    config = tiny_runs.config_file(tmp_path / "config.py")
+    result = tiny_runs.launched(
+        "launch.train_teacher", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("launch.train_teacher: ") and message in result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "run").exists()

@@ -86,3 +86,17 @@ def test_a_config_that_is_no_json_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         read_json(path, "run's config")
+
+
+def test_a_result_replaces_those_of_steps_that_are_to_come_again(tmp_path):
+    first, second = TREE, jax.tree.map(lambda leaf: leaf + 1, TREE)
+    # At the same step, and at an earlier one: a run went back, and on with another config.
+    for step in (7, 4):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save_result("best", 7, first)
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save_result("best", step, second)
+        found, variables = restore_variables(tmp_path, like(), "best")
+        assert found == step
+        for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(second), strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -10,6 +10,7 @@ import pytest
 from pwl_jax.errors import UserError
 from pwl_jax.training import cost, loop, preparation
 from pwl_jax.training.feeding import step_of
+from pwl_jax.training.preparation import TrainingError
 from pwl_jax.training.profiling import ProfileSpan
 from pwl_jax.training.speed import StepClock
 from tests import tiny_runs
@@ -117,6 +118,12 @@ def test_a_run_says_its_cost_and_speed_and_traces_steps(fields, tmp_path, capsys
     # Nothing but the steps that were asked for, in whole dispatches.
     calls = [e for e in events if "per_device_step" in e.get("name", "")]
     assert calls
+
+
+def test_a_trace_behind_the_last_step_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="profile begins at step 9; the run has 8"):
+        loop.train(tiny_runs.config("teacher"), tmp_path / "new", profile=ProfileSpan(9, 1))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_trace_is_asked_for_in_one_way():

@@ -36,9 +36,9 @@ STEPS = 5
 
 
 @functools.cache
-def setting(family="vgg", micro_batches=1, clip_norm=0.0, remat=False, **objective):
+def setting(family="vgg", micro_batches=1, clip_norm=0.0, remat=False, axis=AXIS, **objective):
     spec = tiny_pair(family)
-    hybrid = HybridNetwork.from_pair(spec, axis_name=AXIS, remat=remat)
+    hybrid = HybridNetwork.from_pair(spec, axis_name=axis, remat=remat)
     variables = initial_variables(hybrid.init, jax.random.key(0))
     labels = distillation_labels(hybrid, variables)
     config = OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)
@@ -126,6 +126,35 @@ def test_micro_batches_and_clipping_do_not_depend_on_the_number_of_devices():
     # Moments of half a batch are others than the whole's, and clipping did something.
     unclipped, _, _ = train(1)
     assert relative_difference(one.variables, unclipped.variables) > 1e-3
+
+
+@pytest.mark.slow
+def test_each_devices_own_moments_are_those_of_a_micro_batch_of_its_examples():
+    examples = batch(0)
+    # Micro-batch i is every eighth example: device i's two, where those lie one after the other.
+    apart = {k: v.reshape(8, 2, *v.shape[1:]).swapaxes(0, 1) for k, v in examples.items()}
+    apart = {k: v.reshape(BATCH, *v.shape[2:]) for k, v in apart.items()}
+    params = {}
+    for devices, micro_batches, data in ((8, 1, examples), (1, 8, apart)):
+        hybrid, variables, program = setting(micro_batches=micro_batches, axis=None)
+        mesh = device_mesh(jax.devices()[:devices])
+        stacked = replicate(prefix_masks(hybrid, variables), mesh)
+        state = replicate(program.init(variables), mesh)
+        step = mapped_step(program, mesh)
+        state, metrics = jax.block_until_ready(step(state, shard_batch(data, mesh), stacked))
+        assert metrics["finite"]
+        params[devices] = jax.device_get(state.variables["student"]["params"])
+        # All devices took the mean of their statistics.
+        copies = [np.asarray(s.data) for s in _running_mean(state).addressable_shards]
+        assert all(copy.tobytes() == copies[0].tobytes() for copy in copies)
+    assert relative_difference(params[1], params[8]) < 1e-6
+    start = variables["student"]["params"]
+    assert relative_difference(start, params[8]) > 1e-4
+
+
+def _running_mean(state):
+    """One of the student's running averages."""
+    return jax.tree.leaves(state.variables["student"]["batch_stats"]["own"])[0]
 
 
 @pytest.mark.slow
