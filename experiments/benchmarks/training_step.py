@@ -49,7 +49,9 @@ _DTYPE = flags.DEFINE_list("dtype", ["float32"], "float32, bfloat16 or both.")
 _EXAMPLES = flags.DEFINE_integer("examples", 2048, "Images of the set.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timings of each column.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps in a timing; 0: 3 on CPU, else 50.", lower_bound=0)
-_DISPATCH = flags.DEFINE_integer("steps_per_dispatch", 10, "Ours, end to end.", lower_bound=1)
+_DISPATCH = flags.DEFINE_integer(
+    "steps_per_dispatch", 0, "Ours, end to end; 0: 1 on CPU, else 10.", lower_bound=0
+)
 _TF32 = flags.DEFINE_bool("tf32", True, "Whether a GPU may round float32 products to TF32.")
 _END_TO_END = flags.DEFINE_bool("end_to_end", True, "Whether to time feeding and augmentation too.")
 _NAME = flags.DEFINE_string("name", "training_step", "Name of the JSON file.")
@@ -94,7 +96,7 @@ def measured(name: str, batch: int, torch: TorchSide | None) -> list[Row]:
         {dtype: drawn_work(name, dtype, batch, _EXAMPLES.value) for dtype in _DTYPE.value},
         torch,
         end_to_end=_END_TO_END.value,
-        steps_per_dispatch=_DISPATCH.value,
+        steps_per_dispatch=_DISPATCH.value or (1 if backend == "cpu" else 10),
     )
     print("\n".join(compared.check(_TF32.value and backend != "cpu")), flush=True)
     seconds = compared.seconds(_ROUNDS.value, _STEPS.value or (3 if backend == "cpu" else 50))

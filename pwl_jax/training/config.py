@@ -53,7 +53,8 @@ class RunConfig:
       feeding: `grain` sends every batch from the host, read and placed ahead; `device` keeps the
         whole split on each device, as bytes, and sends places in it. Both train alike.
       steps_per_dispatch: of `device`, most steps that one call to the devices does. Evaluations,
-        checkpoints and stops fall between dispatches, which end early for them.
+        checkpoints and stops fall between dispatches, which end early for them. Best left at 1 on
+        CPU, where XLA's gradients of convolutions are slow inside a loop.
       converter_init: `random`, or `least_squares` from the features of a calibration batch.
       calibration_examples: training images by which BatchNorm statistics are measured anew for
         every stream before a result is evaluated or saved; 0 keeps the running averages.
