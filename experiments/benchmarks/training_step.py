@@ -45,7 +45,9 @@ _PAIRS = flags.DEFINE_list(
     "vgg_small, vit_small (default on CPU).",
 )
 _BATCH = flags.DEFINE_list("batch", [], "Examples a step, one number or more; 32 on CPU, else 128.")
-_DTYPE = flags.DEFINE_list("dtype", ["float32"], "float32, bfloat16 or both.")
+_DTYPE = flags.DEFINE_list(
+    "dtype", ["float32"], "float32, bfloat16 or both; bfloat16 takes PyTorch minutes on most CPUs."
+)
 _EXAMPLES = flags.DEFINE_integer("examples", 2048, "Images of the set.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timings of each column.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps in a timing; 0: 3 on CPU, else 50.", lower_bound=0)
