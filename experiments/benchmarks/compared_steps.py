@@ -36,9 +36,6 @@ SMALL = {"resnet_small": ("resnet", 4), "vgg_small": ("vgg", 5), "vit_small": ("
 """Pairs of `step_cases` by family and blocks: of ResNet and VGG all widths are smaller than in the
 baseline's pair, VGG's to a quarter."""
 
-LOSS_TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 3e-2}
-"""Relative, between losses of the first steps: sums are in other orders, products rounded."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -167,25 +164,3 @@ def _program(work: Work, align: bool) -> tuple[StepProgram, Variables]:
 @functools.cache
 def _mesh() -> Mesh:
     return device_mesh(jax.devices()[:1])
-
-
-def check_losses(case: str, losses: Mapping[str, list[float]], tolerance: float) -> None:
-    """Holds every side's losses to the first one's.
-
-    Args:
-      case: what they are of.
-      losses: of the first steps, by side.
-      tolerance: relative.
-
-    Raises:
-      UserError: a loss that differs, or is not finite; names side and step.
-    """
-    first, *others = losses
-    for side in (first, *others):
-        for step, (loss, expected) in enumerate(zip(losses[side], losses[first], strict=True)):
-            if not abs(loss - expected) <= tolerance * abs(expected):
-                raise UserError(
-                    f"{case}: the loss of step {step} is {loss:.6g} on the side '{side}' and "
-                    f"{expected:.6g} on the side '{first}', further apart than {tolerance:g} of "
-                    "it: the sides do not compute the same, so nothing was timed"
-                )

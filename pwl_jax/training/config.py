@@ -88,7 +88,8 @@ class RunConfig:
       feeding: `grain` sends every batch from the host, read and placed ahead; `device` keeps the
         whole split on each device, as bytes, and sends places in it. Both train alike.
       steps_per_dispatch: of `device`, most steps that one call to the devices does. Evaluations,
-        checkpoints and stops fall between dispatches, which end early for them.
+        checkpoints and stops fall between dispatches, which end early for them. Best left at 1 on
+        CPU, where XLA's gradients of convolutions are slow inside a loop.
       converter_init: `random`, or `least_squares` from the features of a calibration batch.
       student_init: the student's blocks at random, or `teacher_layers`: copies of layers of the
         teacher's blocks, where both have layers of the same shapes.

@@ -189,6 +189,10 @@ def per_device_steps(
         batch = {name: array[chosen] for name, array in examples.items()}
         return per_device_step(program, state, batch, stacked_masks)
 
+    if positions.shape[0] == 1:
+        # Without a loop: XLA for CPU has slow gradients of convolutions inside of one.
+        state, metrics = step(state, positions[0])
+        return state, {name: m[None] for name, m in metrics.items()}
     metrics = jax.eval_shape(step, state, positions[0])[1]
     rows = {name: jnp.zeros(positions.shape[:1], m.dtype) for name, m in metrics.items()}
 

@@ -25,6 +25,7 @@ from pwl_jax.training.step import (
     StepProgram,
     device_mesh,
     mapped_step,
+    mapped_steps,
     per_device_step,
     replicate,
     shard_batch,
@@ -88,6 +89,26 @@ def train(devices, **objective):
 def relative_difference(a, b):
     a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (a, b))
     return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+@pytest.mark.slow
+def test_a_dispatch_of_one_step_is_no_loop():
+    # XLA for CPU computes gradients of convolutions many times slower inside of one.
+    hybrid, variables, program = setting("lenet5")
+    mesh = device_mesh(jax.devices()[:1])
+    state, stacked = program.init(variables), prefix_masks(hybrid, variables)
+    examples = batch(0, hybrid.teacher.input_shape)
+
+    def loops(step, *arguments):
+        return step(program, mesh).lower(state, examples, *arguments).as_text().count("while")
+
+    def dispatched(steps):
+        positions = jnp.zeros((steps, BATCH), jnp.int32)
+        return loops(mapped_steps, positions, jnp.asarray(steps), stacked)
+
+    alone = loops(mapped_step, stacked)
+    assert dispatched(1) == alone
+    assert dispatched(2) == alone + 1
 
 
 @pytest.mark.slow
