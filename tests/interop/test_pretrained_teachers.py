@@ -105,6 +105,15 @@ def test_each_damaged_tensor_is_named(case, damage, tmp_path):
         assert f"'{name}" in message or name in SHAPES_FROM.get(case, ()), (name, message)
 
 
+@pytest.mark.parametrize("case", ["hf:resnet bottleneck", "timm:resnet basic"])
+def test_a_variance_below_zero_is_named(case, tmp_path):
+    tensors = tensors_of(case)
+    name = [name for name in tensors if name.endswith("running_var")][-1]
+    changed = tensors | {name: -tensors[name]}
+    with pytest.raises(UserError, match=f"tensor '{name}' holds a variance below zero"):
+        read_teacher(write(tmp_path, case, changed), request(case))
+
+
 @pytest.mark.parametrize(
     ("case", "fields", "message"),
     [
@@ -375,7 +384,7 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
     [
         ("hf:vit", r"layers_per_block is \(3, 2\); expected a whole number"),
         ("timm:vit", "final norm"),
-        ("timm:resnet bottleneck", "the baseline has no resnet with bottleneck 4; its own has 0"),
+        ("timm:resnet bottleneck", "the baseline has no resnet with bottleneck 2; its own has 4"),
         ("timm:resnet basic", r"has no resnet with block_layers \[2, 2\]; its own has \[\]"),
     ],
 )
@@ -383,6 +392,8 @@ def test_the_baseline_has_no_such_networks(case, message, tmp_path):
     spec = read_teacher(write(tmp_path, case), request(case)).spec
     if case == "hf:vit":
         spec = dataclasses.replace(spec, final_norm=False)
+    if "bottleneck" in case:
+        spec = dataclasses.replace(spec, bottleneck=2, block_layers=())
     with pytest.raises(UserError, match=message):
         config_of(spec)
 
