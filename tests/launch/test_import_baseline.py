@@ -171,7 +171,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(tmp_path, change, message):
     ],
 )
 def test_which_flags_go_together(imported, tmp_path, flags, message):
-    given = [f"--workdir={imported / 'w'}", f"--output={tmp_path / 'out'}", *flags]
+    given = [f"--workdir={imported / 'w'}", f"--output={tmp_path / 'out.safetensors'}", *flags]
     one_line(launched("launch.export_weights", *given), "export_weights", message)
 
 
