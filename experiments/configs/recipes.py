@@ -127,7 +127,7 @@ def imported(workdir: str) -> ConfigDict:
     """Fine-tuning and distillation of a workdir's teacher, with its pair, data and normalisation.
 
     Args:
-      workdir: as launch.import_teacher leaves it.
+      workdir: as launch.import_teacher or launch.import_baseline leaves it.
     """
     run = read_config(workdir)
     optimizer = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=5e-2)
