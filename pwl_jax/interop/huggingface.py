@@ -207,10 +207,9 @@ def _normalization(folder: Path) -> Normalization:
     config = CheckpointConfig.read(folder / PREPROCESSOR)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    if not config.choice("do_normalize", _FLAGS, True):
-        raise InteropError(
-            f"{config.where}: do_normalize is false; expected images to be normalised"
-        )
+    for name, expected in (("do_normalize", "normalised"), ("do_rescale", "scaled to 0..1")):
+        if not config.choice(name, _FLAGS, True):
+            raise InteropError(f"{config.where}: {name} is false; expected images to be {expected}")
     if abs(config.number("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise InteropError(f"{config.where}: rescale_factor is not 1/255")
     if "image_mean" in config and "image_std" in config:

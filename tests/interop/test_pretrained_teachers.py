@@ -223,9 +223,14 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
     assert found.normalization.std == (0.5, 0.6, 0.7)
     assert ["crops" in note for note in found.normalization.notes] == [True, False]
     assert "another filter" in found.normalization.notes[1]
-    (tmp_path / "preprocessor_config.json").write_text('{"rescale_factor": 1.0}')
-    with pytest.raises(UserError, match="rescale_factor is not 1/255"):
-        read_teacher(source, TeacherRequest(2))
+    for content, message in (
+        ('{"rescale_factor": 1.0}', "rescale_factor is not 1/255"),
+        ('{"do_normalize": false}', "do_normalize is false; expected images to be normalised"),
+        ('{"do_rescale": false}', "do_rescale is false; expected images to be scaled to 0..1"),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_teacher(source, TeacherRequest(2))
 
     timm = read_teacher(write(tmp_path / "timm", "timm:vit"), request("timm:vit")).normalization
     assert (timm.mean, timm.std) == ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
