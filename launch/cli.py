@@ -20,9 +20,10 @@ _HELP = ("--help", "-help", "-h")
 def run(main: Callable[[], object]) -> NoReturn:
     """Runs an entry point: `if __name__ == "__main__": cli.run(main)`.
 
-    `main` reads its own flags. Exit status: 0; 1 after a `UserError` or a missing or unreadable
-    file; 2 after a wrong flag; 130 after Ctrl-C. An error the user can mend is one line on
-    stderr, without a traceback; any other exception is a defect and keeps its traceback.
+    `main` reads its own flags. Exit status: 0; 1 after a `UserError` or a file that is missing or
+    cannot be read or written; 2 after a wrong flag; 130 after Ctrl-C. An error the user can mend is
+    one line on stderr, without a traceback; any other exception is a defect and keeps its
+    traceback.
     """
     try:
         app.run(lambda arguments: _run_main(main, arguments), flags_parser=_parse)
@@ -61,7 +62,7 @@ def _run_main(main: Callable[[], object], arguments: Sequence[str]) -> int:
         fail(_one_line(error), EXIT_ERROR)
     except KeyboardInterrupt:
         fail("interrupted", EXIT_INTERRUPTED)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         if error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}", EXIT_ERROR)

@@ -62,6 +62,8 @@ def main() -> None:
 
 
 def _write_composition() -> None:
+    if _TRANSFORMERS.value is not None:
+        raise UserError("--transformers is for --format=baseline alone")
     from pwl_jax import interop
     from pwl_jax.export.exporter import as_hybrid
     from pwl_jax.ladder import Composition

@@ -39,6 +39,7 @@ def main() -> None:
     """Runs the command from its flags."""
     from pwl_jax.interop import baseline, baseline_folder
     from pwl_jax.models.registry import PairSpec
+    from pwl_jax.models.shallow import shallow
     from pwl_jax.training import imported, workdir
     from pwl_jax.training.config import DataConfig, RunConfig
 
@@ -47,9 +48,9 @@ def main() -> None:
     if isinstance(found, baseline.ImportedPair):
         task, pair, variables = "distill", found.pair, found.variables
     else:
-        # A config names a pair; until a student is distilled, it is the teacher's twin.
-        name = f"baseline_{found.spec.family}"
-        pair = PairSpec(name=name, teacher=found.spec, student=found.spec, statistics="shared")
+        spec = found.spec
+        name = f"baseline_{spec.family}"
+        pair = PairSpec(name=name, teacher=spec, student=shallow(spec), statistics="shared")
         task, variables = "teacher", {"teacher": found.variables}
     data = _DATA.value or _DATA_OF_CLASSES.get(pair.teacher.classes)
     if data is None:

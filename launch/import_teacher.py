@@ -10,6 +10,7 @@ this teacher: experiments/configs/imported.py makes one.
 """
 
 import json
+import re
 
 from absl import flags
 
@@ -20,7 +21,9 @@ _SOURCE = flags.DEFINE_string("source", None, "hf:NAME or timm:NAME.", required=
 _BLOCKS = flags.DEFINE_list(
     "blocks", None, "Number of blocks, or the layers of each, as in 3,4,6,3.", required=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write; must not exist.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir to make: a new or an empty folder.", required=True
+)
 _CLASSES = flags.DEFINE_integer(
     "classes", None, "Replace the head by a random one of so many classes, to be trained.", 1
 )
@@ -39,7 +42,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS prepared it, or th
 
 def main() -> None:
     """Runs the command from its flags."""
-    blocks = _numbers("blocks", _BLOCKS.value)
+    blocks = _numbers("blocks", _BLOCKS.value or [""])
     size = _numbers("image_size", _IMAGE_SIZE.value or [])
     if len(size) > 2:
         raise UserError(f"--image_size has {len(size)} numbers; expected a side, or height,width")
@@ -85,7 +88,7 @@ def main() -> None:
 
 
 def _numbers(flag: str, values: list[str]) -> tuple[int, ...]:
-    if any(not (value.isascii() and value.isdigit() and int(value)) for value in values):
+    if any(not re.fullmatch(r"0*[1-9]\d{0,8}", value, re.ASCII) for value in values):
         raise UserError(f"--{flag} is {','.join(values)}; expected whole numbers from 1 up")
     return tuple(map(int, values))
 

@@ -110,7 +110,7 @@ def plain_kd_loss(hybrid: HybridNetwork) -> Loss:
 
 
 def program_of(hybrid: HybridNetwork, variables: Variables, loss: Loss) -> StepProgram:
-    """The baseline's recipe around a loss: SGD, rotation, flip and crop in the step."""
+    """The baseline's recipe around a loss, without clipping: SGD, rotation, flip and crop."""
     labels = distillation_labels(hybrid, variables)
     shape = hybrid.teacher.input_shape
     transform = functools.partial(

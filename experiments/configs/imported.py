@@ -1,4 +1,4 @@
-r"""Distils from an imported teacher: the pair that launch.import_teacher left in a workdir.
+r"""Distils from an imported teacher: the pair that an import left in a workdir.
 
 Run:
   python -m launch.import_teacher --source=hf:NAME --blocks=6 --classes=10 --data=cifar10 \
@@ -13,6 +13,8 @@ head needs none, and its workdir is then that of the import. The student has the
 and one layer a block, and begins as the first layer of each of the teacher's. Another one is set by
 its fields, as in --config.pair.student.hidden=192 --config.pair.student.heads=3
 --config.pair.student.mlp=768 --config.distill.student_init=random.
+
+A workdir of launch.import_baseline is taken as well.
 
 Needs: the data set, prepared by TFDS; an accelerator for anything but a tiny teacher. No figures
 were taken yet.

@@ -61,7 +61,12 @@ def baseline(pair: str, data: str, variant: str) -> ConfigDict:
     # Small images lie on the devices; the ViT's, enlarged, would take gigabytes there.
     resident = {} if pair == "vit" else {"feeding": "device", "steps_per_dispatch": 10}
     optimizer = OptimizerConfig(
-        name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=5e-4, converter_rate=0.2
+        name="sgd",
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
+        converter_rate=0.2,
+        clip_norm=1.0,
     )
     return _config(
         pair=pair,
@@ -122,14 +127,14 @@ def imported(workdir: str) -> ConfigDict:
     """Fine-tuning and distillation of a workdir's teacher, with its pair, data and normalisation.
 
     Args:
-      workdir: as launch.import_teacher leaves it.
+      workdir: as launch.import_teacher or launch.import_baseline leaves it.
     """
     run = read_config(workdir)
     optimizer = OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=5e-2)
     config = _config(
         pair=run.pair.to_dict(),
         data=dataclasses.asdict(run.data),
-        augmentation={"flip": True, "crop_padding": -1},
+        augmentation=_augmentation(flip=True, crop_padding=-1),
         batch_size=128,
         seed=0,
         teacher=_section(

@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pwl_jax.interop.baseline_layouts import lenet5_map
+from pwl_jax.interop.huggingface import ACTIVATIONS, BOTTLENECK
 from pwl_jax.interop.safetensors_weights import InteropError
 from pwl_jax.models.lenet5 import LeNet5Spec
 from pwl_jax.models.resnet import ResNetSpec
 from pwl_jax.models.spec import NetworkSpec, SpecError
 from pwl_jax.models.vgg import VGGSpec
-from pwl_jax.models.vit import ViTSpec
+from pwl_jax.models.vit import EPSILON, ViTSpec
 
 IMAGE_SIZE = 32
 """Height and width of images where a config does not name them: the baseline's own, but for ViT."""
-
-EPSILON = 1e-12
-"""Added to the variance of ViT's LayerNorms, by default, there as here."""
 
 MOST_LAYERS = 1000
 """What a config may claim; nothing is built of more."""
@@ -48,9 +46,12 @@ def spec_of(config: Mapping[str, Any], where: str, image_size: int | None = None
             "Hugging Face's own types are for launch.import_teacher)"
         )
     try:
-        return _READERS[kind](fields, IMAGE_SIZE if image_size is None else image_size)
+        spec = _READERS[kind](fields, IMAGE_SIZE if image_size is None else image_size)
     except SpecError as error:
         raise InteropError(f"{where}: {error}") from error
+    if image_size not in (None, spec.input_shape[0]):
+        raise InteropError(f"{where}: image_size is {spec.input_shape[0]}, not {image_size}")
+    return spec
 
 
 def config_of(spec: NetworkSpec) -> dict[str, Any]:
@@ -63,19 +64,10 @@ def config_of(spec: NetworkSpec) -> dict[str, Any]:
         raise InteropError(
             f"the baseline has no family '{spec.family}'; expected lenet5, vgg, resnet or vit"
         )
-    own = _WRITERS[type(spec)](spec)
-    found = spec_of(own, f"the baseline's {spec.family}", spec.input_shape[0])
-    for field in dataclasses.fields(spec):
-        ours, theirs = getattr(spec, field.name), getattr(found, field.name)
-        if ours != theirs and field.name not in _NOT_IN_CONFIGS:
-            raise InteropError(
-                f"the baseline's {spec.family} has {field.name} {theirs!r} alone; this one has "
-                f"{ours!r}"
-            )
     # Its LeNet-5 reads the number of classes from the one field, the others from the other.
     labels = {f"label{i}": i for i in range(spec.classes)}
     config = {
-        **own,
+        **_WRITERS[type(spec)](spec),
         "num_labels": spec.classes,
         "id2label": {str(i): label for label, i in labels.items()},
         "label2id": labels,
@@ -87,7 +79,7 @@ def config_of(spec: NetworkSpec) -> dict[str, Any]:
 
 def _check_described(spec: NetworkSpec, config: Mapping[str, Any]) -> None:
     """Raises InteropError where a config cannot say all of a spec, as of imported teachers."""
-    found = spec_of(config, "as the baseline's config", spec.input_shape[0]).to_dict()
+    found = spec_of(config, f"the baseline's {spec.family}", spec.input_shape[0]).to_dict()
     for name, value in spec.to_dict().items():
         # The first is partly, the second not at all a matter of these configs.
         if name not in ("input_shape", "dtype") and found[name] != value:
@@ -95,9 +87,6 @@ def _check_described(spec: NetworkSpec, config: Mapping[str, Any]) -> None:
                 f"the baseline has no {spec.family} with {name} {value!r}; its own has "
                 f"{found[name]!r}"
             )
-
-
-_NOT_IN_CONFIGS = ("input_shape", "classes", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +112,20 @@ class _Fields:
 
     def switch(self, name: str, default: bool) -> bool:
         return self._checked(name, default, lambda value: isinstance(value, bool), "true or false")
+
+    def number(self, name: str, default: float) -> float:
+        def valid(value: Any) -> bool:
+            return isinstance(value, float) and 0 < value < 1
+
+        return self._checked(name, default, valid, "a number between 0 and 1")
+
+    def choice(self, name: str, known: Mapping[str, Any], default: str) -> Any:
+        """What a field's value stands for."""
+
+        def valid(value: Any) -> bool:
+            return isinstance(value, str) and value in known
+
+        return known[self._checked(name, default, valid, f"one of {', '.join(known)}")]
 
     def only(self, name: str, supported: Any, default: Any) -> None:
         """A field of which ours have one value alone."""
@@ -215,7 +218,6 @@ def _write_vgg(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def _read_resnet(fields: _Fields, image_size: int) -> ResNetSpec:
-    fields.only("layer_type", "basic", "bottleneck")
     fields.only("hidden_act", "relu", "relu")
     return ResNetSpec(
         input_shape=(image_size, image_size, fields.size("num_channels", 3)),
@@ -227,6 +229,8 @@ def _read_resnet(fields: _Fields, image_size: int) -> ResNetSpec:
         stem_stride=fields.size("embedder_kernel_stride", 2),
         stem_pool=fields.switch("embedder_use_pooler", True),
         downsample_first=fields.switch("downsample_in_first_stage", False),
+        bottleneck=fields.choice("layer_type", BOTTLENECK, "bottleneck"),
+        stride_in_first=fields.switch("downsample_in_bottleneck", False),
     )
 
 
@@ -239,10 +243,10 @@ def _write_resnet(spec: NetworkSpec) -> dict[str, Any]:
         "embedding_size": spec.stem_width,
         "hidden_sizes": list(spec.widths),
         "depths": list(spec.depths),
-        "layer_type": "basic",
+        "layer_type": "bottleneck" if spec.bottleneck else "basic",
         "hidden_act": "relu",
         "downsample_in_first_stage": spec.downsample_first,
-        "downsample_in_bottleneck": False,
+        "downsample_in_bottleneck": spec.stride_in_first,
         "embedder_kernel_size": spec.stem_kernel,
         "embedder_kernel_stride": spec.stem_stride,
         "embedder_use_pooler": spec.stem_pool,
@@ -251,9 +255,6 @@ def _write_resnet(spec: NetworkSpec) -> dict[str, Any]:
 
 def _read_vit(fields: _Fields, image_size: int) -> ViTSpec:
     del image_size
-    fields.only("hidden_act", "gelu", "gelu")
-    fields.only("layer_norm_eps", EPSILON, EPSILON)
-    fields.only("qkv_bias", True, True)
     size = fields.size("image_size", 224)
     return ViTSpec(
         input_shape=(size, size, fields.size("num_channels", 3)),
@@ -265,6 +266,9 @@ def _read_vit(fields: _Fields, image_size: int) -> ViTSpec:
         layers_per_block=fields.size("layers_per_block", 1),
         patch=fields.size("patch_size", 16),
         final_norm=False,
+        epsilon=fields.number("layer_norm_eps", EPSILON),
+        activation=fields.choice("hidden_act", ACTIVATIONS, "gelu"),
+        qkv_bias=fields.switch("qkv_bias", True),
     )
 
 
@@ -291,11 +295,11 @@ def _write_vit(spec: NetworkSpec) -> dict[str, Any]:
         "intermediate_size": spec.mlp,
         "num_hidden_layers": spec.layers,
         "layers_per_block": spec.layers_per_block,
-        "hidden_act": "gelu",
+        "hidden_act": "gelu" if spec.activation == "gelu" else "gelu_pytorch_tanh",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": EPSILON,
-        "qkv_bias": True,
+        "layer_norm_eps": spec.epsilon,
+        "qkv_bias": spec.qkv_bias,
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from pwl_jax.bundle import safetensors_file
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.interop.baseline import (
     CONFIG,
     PREFIX,
@@ -125,7 +126,9 @@ def _write(
         for path, content in files.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             written.append(root / path)
-            (root / path).write_bytes(content)
+            # The weights come last, whole or not at all: a folder without them is no checkpoint.
+            with written_whole(root / path) as file:
+                file.write(content)
     except BaseException as error:
         _remove(root, written, existed)
         if isinstance(error, OSError):

@@ -15,7 +15,7 @@ import numpy as np
 
 from pwl_jax.models.lenet5 import LeNet5Spec
 from pwl_jax.models.registry import PairSpec
-from pwl_jax.models.resnet import ResNetSpec
+from pwl_jax.models.resnet import CONVOLUTIONS, ResNetSpec, layer_kernels
 from pwl_jax.models.spec import NetworkSpec
 from pwl_jax.models.vgg import VGGSpec
 from pwl_jax.models.vit import ViTSpec
@@ -41,6 +41,8 @@ VIT_LAYER: dict[Naming, dict[str, str]] = {
         "mlp_out": "mlp.fc2",
     },
 }
+
+_QUERY_KEY_VALUE = ("attention/query", "attention/key", "attention/value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,15 +186,16 @@ def _resnet(spec: ResNetSpec) -> Layout:
     stem = "resnet.embedder.embedder"
     parts = [convolved(stem, "embedder/", spec.input_shape[2], spec.stem_width, spec.stem_kernel)]
     width_in = spec.stem_width
-    for i, (width, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
-        for j in range(depth):
+    for i, layers in enumerate(spec.blocks()):
+        for j, (width, stride) in enumerate(layers):
             name, leaf = f"resnet.blocks.{i}.0.layers.{j}", f"block{i}/layer{j}/"
-            halved = j == 0 and (i > 0 or spec.downsample_first)
-            if halved or width_in != width:
+            if stride != 1 or width_in != width:
                 parts.append(convolved(f"{name}.shortcut", f"{leaf}shortcut_", width_in, width, 1))
-            parts.append(convolved(f"{name}.layer.0", f"{leaf}first_", width_in, width, 3))
-            parts.append(convolved(f"{name}.layer.1", f"{leaf}second_", width, width, 3))
-            width_in = width
+            kernels = layer_kernels(width, stride, spec.bottleneck, spec.stride_in_first)
+            for k, (inner, size, _) in enumerate(kernels):
+                at = f"{leaf}{CONVOLUTIONS[k]}_"
+                parts.append(convolved(f"{name}.layer.{k}", at, width_in, inner, size))
+                width_in = inner
     parts.append(_linear("classifier.2", "head/dense", width_in, spec.classes))
     return _joined(parts)
 
@@ -216,7 +219,8 @@ def _vit(spec: ViTSpec, names: Mapping[str, str]) -> Layout:
             for ours, theirs in names.items():
                 widths = {"mlp_in": (spec.hidden, spec.mlp), "mlp_out": (spec.mlp, spec.hidden)}
                 size = widths.get(ours, (spec.hidden, spec.hidden))
-                parts.append(_linear(f"{name}.{theirs}", f"{leaf}/{ours}", *size))
+                bias = spec.qkv_bias or ours not in _QUERY_KEY_VALUE
+                parts.append(_linear(f"{name}.{theirs}", f"{leaf}/{ours}", *size, bias=bias))
     norm = f"vit.blocks.{len(spec.block_layers) - 1}.{spec.block_layers[-1]}.module"
     ones = np.ones(spec.hidden, np.float32)
     parts.append(Layout((), {f"{norm}.weight": ones, f"{norm}.bias": np.zeros_like(ones)}))
@@ -233,10 +237,11 @@ def _convolution(
     return _joined([Layout((kernel,), {}), *biases])
 
 
-def _linear(name: str, leaf: str, width_in: int, width: int) -> Layout:
+def _linear(name: str, leaf: str, width_in: int, width: int, bias: bool = True) -> Layout:
     shape = (width, width_in)
     kernel = Place(f"{name}.weight", f"params/{leaf}/kernel", shape, shape, (1, 0))
-    return _joined([Layout((kernel,), {}), _vector(f"{name}.bias", f"params/{leaf}/bias", width)])
+    biases = [_vector(f"{name}.bias", f"params/{leaf}/bias", width)] if bias else []
+    return _joined([Layout((kernel,), {}), *biases])
 
 
 def _norm(name: str, leaf: str, width: int) -> Layout:

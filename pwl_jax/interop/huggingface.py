@@ -24,6 +24,12 @@ PREPROCESSOR = "preprocessor_config.json"
 IMAGE_SIZE = (224, 224)
 """Of ResNets, whose checkpoints need not say it."""
 
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+"""A ViT's `hidden_act`, and our `activation`."""
+
+BOTTLENECK = {"basic": 0, "bottleneck": 4}
+"""A ResNet's `layer_type`, and our `bottleneck`."""
+
 
 def read_huggingface(folder: Path, request: TeacherRequest) -> ImportedTeacher:
     """A `transformers` checkpoint as a block network that computes the same logits.
@@ -73,7 +79,7 @@ def _resnet(
         stem_stride=2,
         stem_pool=True,
         downsample_first=config.choice("downsample_in_first_stage", _FLAGS, False),
-        bottleneck=config.choice("layer_type", {"basic": 0, "bottleneck": 4}, "bottleneck"),
+        bottleneck=config.choice("layer_type", BOTTLENECK, "bottleneck"),
         stride_in_first=config.choice("downsample_in_bottleneck", _FLAGS, False),
         block_layers=stage_groups(depths, blocks) if isinstance(blocks, int) else blocks,
     )
@@ -130,7 +136,7 @@ def _vit(
         layers_per_block=even_groups(layers, blocks) if isinstance(blocks, int) else blocks,
         patch=patch[0],
         epsilon=config.number("layer_norm_eps", EPSILON),
-        activation=config.choice("hidden_act", _ACTIVATIONS, "gelu"),
+        activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
         qkv_bias=config.choice("qkv_bias", _FLAGS, True),
         tokens=len(names.tokens),
         head_tokens=len(names.heads),
@@ -144,7 +150,6 @@ def _vit(
 
 
 _FLAGS = {True: True, False: False}
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def _prefix(kind: str, tensors: SourceTensors) -> str:
@@ -202,10 +207,9 @@ def _normalization(folder: Path) -> Normalization:
     config = CheckpointConfig.read(folder / PREPROCESSOR)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    if not config.choice("do_normalize", _FLAGS, True):
-        raise InteropError(
-            f"{config.where}: do_normalize is false; expected images to be normalised"
-        )
+    for name, expected in (("do_normalize", "normalised"), ("do_rescale", "scaled to 0..1")):
+        if not config.choice(name, _FLAGS, True):
+            raise InteropError(f"{config.where}: {name} is false; expected images to be {expected}")
     if abs(config.number("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise InteropError(f"{config.where}: rescale_factor is not 1/255")
     if "image_mean" in config and "image_std" in config:

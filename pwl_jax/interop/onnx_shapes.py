@@ -111,6 +111,8 @@ def _gather(graph: Graph, equation: Any, operands: list[Operand]) -> list[Operan
     axes, dropped = list(numbers.start_index_map), list(numbers.collapsed_slice_dims)
     if not isinstance(indices, np.ndarray) or numbers.operand_batching_dims:
         raise OnnxError("it gathers by indices that are computed, for which there is no ONNX rule")
+    if any(sizes[a] != size for a, size in enumerate(shape) if a not in axes):
+        raise OnnxError("it gathers parts of an axis that it does not index")
     last = [shape[axis] - sizes[axis] for axis in axes]
     if not all(isinstance(place, int) for place in last):
         raise OnnxError("it takes a part of the batch, which must stay whole")

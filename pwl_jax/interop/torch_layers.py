@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from pwl_jax.interop.safetensors_weights import InteropError
 from pwl_jax.interop.source_tensors import SourceTensors
 
 Layer = dict[str, np.ndarray]
@@ -34,11 +35,19 @@ def layer_norm(tensors: SourceTensors, name: str, width: int) -> Layer:
 
 
 def batch_norm(tensors: SourceTensors, name: str, width: int) -> tuple[Layer, Layer]:
-    """`nn.BatchNorm2d`: its parameters and its running statistics."""
+    """`nn.BatchNorm2d`: its parameters and its running statistics.
+
+    Raises:
+      InteropError: a variance below zero, or as `SourceTensors.take`.
+    """
     statistics = {
         "mean": tensors.take(f"{name}.running_mean", width),
         "var": tensors.take(f"{name}.running_var", width),
     }
+    if (statistics["var"] < 0).any():
+        raise InteropError(
+            f"{tensors.where}: tensor '{name}.running_var' holds a variance below zero"
+        )
     return layer_norm(tensors, name, width), statistics
 
 

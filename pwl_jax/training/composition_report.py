@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.ladder import Composition
 from pwl_jax.training.checkpoints import Which
 from pwl_jax.training.evaluation import Accuracy
@@ -70,14 +71,17 @@ def composition_table(rows: list[dict[str, Any]]) -> str:
 
 def write_report(workdir: epath.PathLike, rows: list[dict[str, Any]], title: str) -> None:
     """Writes `compositions.json`, `.csv` and `.png` into a workdir; rows as `composition_rows`."""
-    root = epath.Path(workdir)
-    (root / "compositions.json").write_text(json.dumps(rows, indent=2) + "\n")
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-    (root / "compositions.csv").write_text(table.getvalue())
-    (root / "compositions.png").write_bytes(_chart(rows, title))
+    for ending, content in (
+        ("json", (json.dumps(rows, indent=2) + "\n").encode()),
+        ("csv", table.getvalue().encode()),
+        ("png", _chart(rows, title)),
+    ):
+        with written_whole(epath.Path(workdir) / f"compositions.{ending}") as file:
+            file.write(content)
 
 
 def _chart(rows: list[dict[str, Any]], title: str) -> bytes:

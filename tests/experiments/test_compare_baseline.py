@@ -1,7 +1,6 @@
 """Ours beside the published tables: spreads are right, and what is not known is said."""
 
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
@@ -13,11 +12,14 @@ from experiments.comparison import report
 from experiments.comparison.comparison import Spread, compare
 from experiments.comparison.published import published, work_differences
 from experiments.comparison.runs import read_runs, workdirs_below
+from experiments.configs import recipes
+from pwl_jax.data.augmentation import AugmentationConfig
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Composition
 from pwl_jax.models import pair
 from pwl_jax.training import workdir
-from pwl_jax.training.config import DataConfig, RunConfig
+from pwl_jax.training.config import DataConfig, RunConfig, run_config
+from pwl_jax.training.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 RESNET = published("resnet", "cifar10")
@@ -135,23 +137,26 @@ def test_the_title_states_the_scale(three):
 
 
 def test_the_same_work_is_only_what_has_networks_data_epochs_and_recipe():
-    # Nothing else than the published rotation differs.
-    rotation = f"rotation {getattr(config().augmentation, 'rotation', 'none')} (15)"
-    flip = {"augmentation": dataclasses.replace(config().augmentation, flip=True, crop_padding=-1)}
-    assert work_differences(config(**flip), RESNET, 10_000) == [rotation]
-    changed = config(name="resnet_quarter", epochs=10, batch_size=64, **flip)
+    recipe = {
+        "augmentation": AugmentationConfig(flip=True, crop_padding=-1, rotation=15.0),
+        "optimizer": OptimizerConfig(clip_norm=1.0),
+    }
+    assert work_differences(config(**recipe), RESNET, 10_000) == []
+    changed = config(name="resnet_quarter", epochs=10, batch_size=64, **recipe)
     assert work_differences(changed, RESNET, 2000) == [
         "smaller student of 78,954 parameters (1,241,226)",
         "epochs 10 (160)",
         "batch size 64 (128)",
-        rotation,
         "2,000 test images (10,000)",
     ]
-    held_out = config(data_fields={"validation_fraction": 0.1}, **flip)
+    held_out = config(data_fields={"validation_fraction": 0.1}, **recipe)
     assert "validation fraction 0.1 (0.0)" in work_differences(held_out, RESNET, 10_000)
-    slower = dataclasses.replace(config().optimizer, learning_rate=0.01)
-    assert "learning rate 0.01 (0.05)" in work_differences(config(optimizer=slower), RESNET, 10_000)
-    vit = work_differences(config(name="vit", **flip), published("vit", "cifar10"), 10_000)
+    slower = {**recipe, "optimizer": OptimizerConfig(clip_norm=0.0, learning_rate=0.01)}
+    assert work_differences(config(**slower), RESNET, 10_000) == [
+        "learning rate 0.01 (0.05)",
+        "clip norm 0.0 (1.0)",
+    ]
+    vit = work_differences(config(name="vit", **recipe), published("vit", "cifar10"), 10_000)
     assert vit[:3] == [
         "teacher with another final norm",
         "student with another final norm",
@@ -159,11 +164,25 @@ def test_the_same_work_is_only_what_has_networks_data_epochs_and_recipe():
     ]
 
 
+@pytest.mark.parametrize("name", ["resnet", "vgg", "vit"])
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_the_configs_that_name_the_recipe_are_the_recipe_but_for_validation(name, data):
+    run = run_config(recipes.baseline(name, data, ""), "distill")
+    found = work_differences(run, published(name, data), 10_000)
+    networks = ("teacher with", "student with", f"{run.pair.num_blocks} blocks")
+    assert [text for text in found if not text.startswith(networks)] == [
+        "validation fraction 0.1 (0.0)"
+    ]
+
+
 def test_a_column_that_is_not_the_same_work_says_so(tmp_path):
     path = write_run(tmp_path / "run", config(epochs=10), rows_of(prefixes(*[0.5] * 5)))
     comparison = compare(read_runs([path], "resnet", "cifar10"), RESNET)
     text = report.markdown(comparison)
-    assert "**Ours: not the same work: epochs 10 (160), flip False (True)," in text
+    assert (
+        "**Ours: not the same work: epochs 10 (160), clip norm 0.0 (1.0), flip False (True),"
+        in text
+    )
     assert "ours, last (not the same work)" in text
     for row in report.result_rows(comparison):
         assert ("not the same work" in row.note) == row.metric.startswith("top-1")
@@ -297,3 +316,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(three, tmp_path):
     assert done.returncode == 1 and "both have seed 0" in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("mine")
+    done = run(f"--workdirs={three[0]}", *flags)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "out: File exists" in done.stderr

@@ -40,6 +40,14 @@ CONFIGS = {
         }
         for width in (6, 4)
     ),
+    "resnet_bottleneck": tuple(
+        {
+            "model_type": "block_resnet", "embedding_size": 4, "hidden_sizes": [8, 12],
+            "depths": [depth, 1], "downsample_in_bottleneck": depth == 2,
+            "embedder_kernel_size": 3, "embedder_kernel_stride": 1, "embedder_use_pooler": False,
+        }
+        for depth in (2, 1)
+    ),
     "vit": (
         {
             "model_type": "block_vit", "image_size": 32, "patch_size": 8, "hidden_size": 12,
@@ -51,6 +59,14 @@ CONFIGS = {
             "num_attention_heads": 2, "intermediate_size": 12, "num_hidden_layers": 3,
             "layers_per_block": 1,
         },
+    ),
+    "vit_variant": tuple(
+        {
+            "model_type": "block_vit", "image_size": 32, "patch_size": 16, "hidden_size": width,
+            "num_attention_heads": 2, "intermediate_size": 12, "num_hidden_layers": 2,
+            "layer_norm_eps": 0.1, "hidden_act": "gelu_pytorch_tanh", "qkv_bias": False,
+        }
+        for width in (8, 6)
     ),
 }  # fmt: skip
 """Teacher's and student's fields that differ from the defaults of the baseline's config classes."""
@@ -107,14 +123,16 @@ def batch_norm(t, name, x):
     return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
 
 
-def layer_norm(t, name, x):
+def layer_norm(t, name, x, epsilon):
     scale, bias = (t.get(f"{name}.{leaf}", x.shape[-1]) for leaf in ("weight", "bias"))
     centered = x - x.mean(-1, keepdims=True)
-    return centered / np.sqrt(np.square(centered).mean(-1, keepdims=True) + 1e-12) * scale + bias
+    deviation = np.sqrt(np.square(centered).mean(-1, keepdims=True) + epsilon)
+    return centered / deviation * scale + bias
 
 
-def linear(t, name, x, width):
-    return x @ t.get(f"{name}.weight", width, x.shape[-1]).T + t.get(f"{name}.bias", width)
+def linear(t, name, x, width, bias=True):
+    y = x @ t.get(f"{name}.weight", width, x.shape[-1]).T
+    return y + t.get(f"{name}.bias", width) if bias else y
 
 
 def relu(x):
@@ -123,6 +141,10 @@ def relu(x):
 
 def gelu(x):
     return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def gelu_tanh(x):
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
 
 
 def lenet5(config, t, name, naming):
@@ -175,17 +197,24 @@ def resnet(config, t, name, naming):
         x = relu(convolved(at, x, config["embedding_size"], size, stride))
         return pooled(x, 3, 2, np.max, 1) if config.get("embedder_use_pooler", True) else x
 
+    def layer(at, x, width, stride):
+        basic = [(width, 3, stride), (width, 3, 1)]
+        first, second = (stride, 1) if config.get("downsample_in_bottleneck") else (1, stride)
+        deep = [(width // 4, 1, first), (width // 4, 3, second), (width, 1, 1)]
+        y = x
+        for k, sizes in enumerate(basic if config.get("layer_type") == "basic" else deep):
+            y = convolved(f"{at}.layer.{k}", relu(y) if k else y, *sizes)
+        if x.shape[1] != width or stride != 1:
+            x = convolved(f"{at}.shortcut", x, width, 1, stride)
+        return relu(x + y)
+
     def stage(i, width, depth):
         def block(x):
             x = embedded(x) if i == 0 else x
             first = 1 if i == 0 and not config.get("downsample_in_first_stage") else 2
             for j in range(depth):
                 at, stride = f"{name}resnet.blocks.{i}.0.layers.{j}", first if j == 0 else 1
-                y = relu(convolved(f"{at}.layer.0", x, width, 3, stride))
-                y = convolved(f"{at}.layer.1", y, width, 3, 1)
-                if x.shape[1] != width or stride != 1:
-                    x = convolved(f"{at}.shortcut", x, width, 1, stride)
-                x = relu(x + y)
+                x = layer(at, x, width, stride)
             return x
 
         return block
@@ -208,7 +237,11 @@ VIT_NAMES = {
 
 def vit(config, t, name, naming):
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    blocks = config["num_hidden_layers"] // config["layers_per_block"]
+    each = config.get("layers_per_block", 1)
+    blocks = config["num_hidden_layers"] // each
+    norm = functools.partial(layer_norm, t, epsilon=config.get("layer_norm_eps", 1e-12))
+    activation = gelu_tanh if "tanh" in config.get("hidden_act", "gelu") else gelu
+    bias = config.get("qkv_bias", True)
 
     def embedded(x):
         at, size = f"{name}vit.embedder", config["patch_size"]
@@ -220,26 +253,26 @@ def vit(config, t, name, naming):
 
     def layer(at, x):
         query, key, value, output, first, second = (f"{at}.{leaf}" for leaf in VIT_NAMES[naming])
-        y = layer_norm(t, f"{at}.layernorm_before", x)
+        y = norm(f"{at}.layernorm_before", x)
         q, k, v = (
-            linear(t, leaf, y, hidden).reshape(*y.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+            linear(t, leaf, y, hidden, bias).reshape(*y.shape[:2], heads, -1).transpose(0, 2, 1, 3)
             for leaf in (query, key, value)
         )
         scores = np.exp(q @ k.transpose(0, 1, 3, 2) / math.sqrt(hidden // heads))
         y = (scores / scores.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
         x = x + linear(t, output, y.reshape(x.shape), hidden)
-        y = layer_norm(t, f"{at}.layernorm_after", x)
-        y = gelu(linear(t, first, y, config["intermediate_size"]))
+        y = norm(f"{at}.layernorm_after", x)
+        y = activation(linear(t, first, y, config["intermediate_size"]))
         return x + linear(t, second, y, hidden)
 
     def block(i):
         def run(x):
             x = embedded(x) if i == 0 else x
-            for j in range(config["layers_per_block"]):
+            for j in range(each):
                 x = layer(f"{name}vit.blocks.{i}.{j}.module", x)
             if i == blocks - 1:
                 # It holds a norm here, and does not call it.
-                layer_norm(t, f"{name}vit.blocks.{i}.{config['layers_per_block']}.module", x)
+                norm(f"{name}vit.blocks.{i}.{each}.module", x)
                 x = x[:, 0]
             return x
 
@@ -248,13 +281,18 @@ def vit(config, t, name, naming):
     return list(map(block, range(blocks))), lambda x: linear(t, f"{name}classifier", x, CLASSES)
 
 
-NETWORKS = {"lenet5": lenet5, "vgg": vgg, "resnet": resnet, "resnet_stem": resnet, "vit": vit}
+NETWORKS = {"lenet5": lenet5, "vgg": vgg, "resnet": resnet, "vit": vit}
+
+
+def kind_of(case):
+    """The family of a case of CONFIGS, which is what its name begins with."""
+    return case.partition("_")[0]
 
 
 def logits(family, t, composition, images, prefix="swapnet.", naming="5"):
     """Logits of a composition: f32[batch, height, width, 3] to f64[batch, classes]."""
     networks = {
-        letter: NETWORKS[family](config, t, f"{prefix}{role}.", naming)
+        letter: NETWORKS[kind_of(family)](config, t, f"{prefix}{role}.", naming)
         for letter, role, config in zip("TS", ("teacher", "student"), CONFIGS[family], strict=True)
     }
     widths = {letter: boundary_widths(family, letter) for letter in "TS"}
@@ -264,7 +302,7 @@ def logits(family, t, composition, images, prefix="swapnet.", naming="5"):
         following = composition[i + 1 : i + 2]
         if following and following != letter and widths["T"][i] != widths["S"][i]:
             group = "encoders" if letter == "T" else "decoders"
-            axis = 2 if family == "vit" else 1
+            axis = 2 if kind_of(family) == "vit" else 1
             x = np.moveaxis(x, axis, -1)
             x = linear(t, f"{prefix}{group}.{i}.linear", x, widths[following][i])
             x = np.moveaxis(x, -1, axis)
@@ -275,8 +313,9 @@ def boundary_widths(family, letter):
     config = CONFIGS[family]["TS".index(letter)]
     if family == "lenet5":
         return [*config["cnn_channels"], config["fc_sizes"][1]]
-    if family == "vit":
-        return [config["hidden_size"]] * 2
+    if kind_of(family) == "vit":
+        layers_per_block = config.get("layers_per_block", 1)
+        return [config["hidden_size"]] * (config["num_hidden_layers"] // layers_per_block - 1)
     return config["hidden_sizes"][:-1]
 
 
@@ -308,7 +347,7 @@ def _pair_tensors(family, prefix, naming):
 def network_tensors(family, naming="5"):
     """What the checkpoint of the teacher alone holds."""
     t, x = Tensors(), images_of(1).astype(np.float64).transpose(0, 3, 1, 2)
-    blocks, classifier = NETWORKS[family](CONFIGS[family][0], t, "", naming)
+    blocks, classifier = NETWORKS[kind_of(family)](CONFIGS[family][0], t, "", naming)
     for block in blocks:
         x = block(x)
     classifier(x)

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 
 from pwl_jax.bundle.safetensors_file import write_safetensors
+from pwl_jax.interop.imported_teacher import TeacherRequest
 
 CLASSES = 3
 
@@ -199,6 +200,12 @@ def write(folder, case, tensors=None, config=None):
     content = tensors_of(case) if tensors is None else tensors
     (folder / "model.safetensors").write_bytes(write_safetensors(content))
     return f"{case.partition(':')[0]}:{folder}"
+
+
+def request(case, blocks=2, **fields):
+    """ResNets are read for small images, to be computed quickly."""
+    size = (16, 16) if "resnet" in case else None
+    return TeacherRequest(blocks=blocks, **{"image_size": size, **fields})
 
 
 def images(size, count=2):

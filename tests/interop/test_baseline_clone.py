@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CLONE, reason="PWL_BASELINE_DIR names no clone of the baseline"),
 ]
-FAMILIES = ("lenet5", "vgg", "resnet", "vit")
+FAMILIES = tuple(case for case in reference.CONFIGS if case != "resnet_stem")
 
 # In processes of their own: its imports warn, and take long, so that one process does many jobs.
 WORKER = """
@@ -44,7 +44,8 @@ def randomised(module):
         else:
             tensor.normal_(0, tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.2)
 
-def run(family, folder, fields, images, output):
+def run(case, folder, fields, images, output):
+    family = case.partition("_")[0]
     module = __import__(f"pwl_model.models.{family}", fromlist=["x"])
     config_class = getattr(module, f"Block{NAMES[family]}Config")
     model_class = getattr(module, f"Block{NAMES[family]}ForImageClassification")
@@ -96,7 +97,7 @@ def run_baseline(root, folders, fields=None):
     np.save(root / "images.npy", reference.images_of())
     jobs = [
         {
-            "family": family,
+            "case": family,
             "folder": str(folder),
             "fields": fields and fields[family],
             "images": str(root / "images.npy"),

@@ -111,7 +111,17 @@ def test_a_tensor_that_no_network_has_is_named(tmp_path, name):
         ),
         ("vgg", {"model_type": "resnet"}, "model_type is 'resnet'; expected one of block_lenet5"),
         ("vgg", {"model_type": ["block_vgg"]}, "model_type is .'block_vgg'.; expected one of"),
-        ("resnet", {"layer_type": "bottleneck"}, "layer_type is 'bottleneck'; expected 'basic'"),
+        (
+            "resnet",
+            {"layer_type": "bottleneck"},
+            "bottleneck is 4; expected a divisor of widths",
+        ),
+        ("resnet", {"layer_type": "deep"}, "layer_type is 'deep'; expected one of basic, bottle"),
+        (
+            "resnet_bottleneck",
+            {"layer_type": "basic"},
+            r"asks for float32\[8, 4, 3, 3\]",
+        ),
         ("resnet", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; expected 'relu'"),
         ("resnet", {"embedder_kernel_size": 4}, "stem_kernel is 4; expected an odd number"),
         ("resnet", {"embedder_use_pooler": 1}, "embedder_use_pooler is 1; expected true or false"),
@@ -123,9 +133,11 @@ def test_a_tensor_that_no_network_has_is_named(tmp_path, name):
         ),
         ("lenet5", {"fc_sizes": [150, 12]}, "fc_sizes 2 numbers; expected 2 and 3"),
         ("lenet5", {"cnn_channels": [4, 2], "fc_sizes": [50, 12, 10]}, "its config asks for"),
-        ("vit", {"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; expected 'gelu'"),
-        ("vit", {"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06; expected 1e-12, as ours"),
-        ("vit", {"qkv_bias": False}, "qkv_bias is False; expected True"),
+        ("vit", {"hidden_act": "silu"}, "hidden_act is 'silu'; expected one of gelu, gelu_new"),
+        ("vit", {"hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]; expected one of gelu"),
+        ("vit", {"layer_norm_eps": "1e-6"}, "layer_norm_eps is '1e-6'; expected a number between"),
+        ("vit", {"layer_norm_eps": 2.0}, "layer_norm_eps is 2.0; expected a number between 0"),
+        ("vit", {"qkv_bias": False}, "have no tensor 'swapnet.teacher.vit.*key.bias'|k_proj.bias"),
         ("vit", {"num_attention_heads": 5}, "heads is 5; expected a divisor of hidden, 12"),
         ("vit", {"image_size": 64}, r"\[1, 17, 12\]; its config asks for float32\[1, 65, 12\]"),
         ("vit", {"image_size": [32, 32]}, r"image_size is \[32, 32\]; expected a whole number"),
@@ -137,6 +149,13 @@ def test_a_config_that_contradicts_the_weights_or_is_not_supported(
     tmp_path, family, change, message
 ):
     refused(reference.write_pair(tmp_path, family, teacher=change), message)
+
+
+def test_an_image_size_that_a_config_contradicts(tmp_path):
+    folder = reference.write_pair(tmp_path, "vit")
+    assert read_checkpoint(folder, image_size=32).pair.teacher.input_shape == (32, 32, 3)
+    with pytest.raises(InteropError, match=r"config.json: image_size is 32, not 64"):
+        read_checkpoint(folder, image_size=64)
 
 
 def test_networks_that_do_not_fit_are_refused_as_pairs(tmp_path):

@@ -110,6 +110,13 @@ def test_onnx_runtime_computes_what_jax_does(name):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+def part_of_unindexed(x):
+    """x[:, 1, :2] as one gather: an axis is cut that is not indexed."""
+    numbers = jax.lax.GatherDimensionNumbers((0, 1, 2), (1,), (1,))
+    sizes = (x.shape[0], 1, 2, x.shape[3])
+    return jax.lax.gather(x, jnp.array([1]), numbers, sizes, mode="clip")
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -119,6 +126,7 @@ def test_onnx_runtime_computes_what_jax_does(name):
         (lambda x: x[0], "computes with the size of the batch"),
         (lambda x: jax.lax.slice_in_dim(x, 0, x.shape[0] - 1), "takes a part of the batch"),
         (lambda x: x[:, jnp.array([0, 9])], "reads beyond the end"),
+        (part_of_unindexed, "gathers parts of an axis that it does not index"),
         (lambda x: jax.lax.switch(jnp.int32(x.sum()), [jnp.sin, jnp.cos], x), "computes 'cond'"),
         (lambda x: jnp.zeros((2 * x.shape[0], 3)), r"array of size 2\*b;"),
         (

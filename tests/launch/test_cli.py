@@ -17,7 +17,7 @@ from launch import cli
 from pwl_jax.errors import UserError
 
 _WORD = flags.DEFINE_string("word", None, "What to say.")
-_KINDS = ["print", "user", "missing", "defect", "interrupt"]
+_KINDS = ["print", "user", "missing", "exists", "socket", "defect", "interrupt"]
 _KIND = flags.DEFINE_enum("kind", "print", _KINDS, "How.")
 flags.mark_flag_as_required("word")
 
@@ -26,6 +26,8 @@ def main() -> None:
         case "print": print(_WORD.value)
         case "user": raise UserError("the word\\n  is wrong")
         case "missing": pathlib.Path("/no/such/file").read_bytes()
+        case "exists": pathlib.Path(__file__).mkdir()
+        case "socket": raise ConnectionResetError("nobody there")
         case "defect": raise RuntimeError("broken")
         case "interrupt": raise KeyboardInterrupt
 
@@ -68,21 +70,26 @@ def test_success(script):
         (["--word=x", "stray"], 2, "say.py: unexpected argument 'stray'"),
         (["--word=x", "--kind=user"], 1, "say.py: the word is wrong"),
         (["--word=x", "--kind=missing"], 1, "say.py: /no/such/file: No such file or directory"),
+        (["--word=x", "--kind=exists"], 1, "say.py: {script}: File exists"),
         (["--word=x", "--kind=interrupt"], 130, "say.py: interrupted"),
     ],
 )
 def test_errors_are_one_line(script, arguments, status, message):
     result = run(script, *arguments)
     assert result.returncode == status
-    assert result.stderr.startswith(message)
+    assert result.stderr.startswith(message.format(script=script))
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
 
 
-def test_a_defect_keeps_its_traceback(script):
-    result = run(script, "--word=x", "--kind=defect")
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [("defect", "RuntimeError: broken"), ("socket", "ConnectionResetError: nobody there")],
+)
+def test_a_defect_keeps_its_traceback(script, kind, last):
+    result = run(script, "--word=x", f"--kind={kind}")
     assert result.returncode == 1
-    assert "Traceback" in result.stderr and "RuntimeError: broken" in result.stderr
+    assert "Traceback" in result.stderr and last in result.stderr
 
 
 def test_help_begins_with_what_the_command_does(script):

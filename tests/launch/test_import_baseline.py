@@ -100,7 +100,8 @@ def test_a_teacher_alone_is_evaluated_distilled_from_and_exported(tmp_path):
     result = launched("launch.evaluate", f"--workdir={tmp_path / 'w'}")
     assert (result.returncode, result.stderr) == (0, "")
     pair = workdir.read_config(tmp_path / "w").pair.to_dict()
-    pair["student"] |= {"widths": [4, 4, 4], "depths": [1, 1, 1]}
+    assert pair["student"] == pair["teacher"] | {"depths": [1, 1, 1]}
+    pair["student"]["widths"] = [4, 4, 4]
     run = config_file(tmp_path / "c.py", pair=pair, epochs=1, augmentation={})
     arguments = [f"--config={run}", f"--teacher={tmp_path / 'w'}", f"--workdir={tmp_path / 'pwl'}"]
     result = launched("launch.distill", *arguments)
@@ -165,11 +166,12 @@ def test_mistakes_end_in_one_line_and_write_nothing(tmp_path, change, message):
     ("flags", "message"),
     [
         (["--format=baseline", "--composition=TSS"], "--composition is not for --format=baseline"),
+        (["--transformers=4", "--composition=TSS"], "--transformers is for --format=baseline"),
         ([], "--composition is missing; expected one letter T or S a block"),
     ],
 )
 def test_which_flags_go_together(imported, tmp_path, flags, message):
-    given = [f"--workdir={imported / 'w'}", f"--output={tmp_path / 'out'}", *flags]
+    given = [f"--workdir={imported / 'w'}", f"--output={tmp_path / 'out.safetensors'}", *flags]
     one_line(launched("launch.export_weights", *given), "export_weights", message)
 
 

@@ -121,6 +121,8 @@ def test_it_is_trained_on_and_distilled_from(folder, task, tmp_path):
     [
         ({}, "holds something already"),
         ({"blocks": "7"}, "5 layers in 7 blocks; expected 1 to 5 blocks"),
+        ({"blocks": ""}, "--blocks is ; expected whole numbers from 1 up"),
+        ({"blocks": "9" * 5000}, "expected whole numbers from 1 up"),
         ({"blocks": "3,x"}, "--blocks is 3,x; expected whole numbers from 1 up"),
         ({"source": "hf"}, "model_type is None; supported: 'resnet', 'vit', 'deit'"),
     ],

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.examples.mobilenet_v2 import MobileNetV2Spec
 from pwl_jax.models.grouping import even_groups, stage_groups
 from pwl_jax.models.registry import PairSpec, pair
 from pwl_jax.models.resnet import ResNetSpec
@@ -66,6 +67,15 @@ def test_a_vits_shallow_student_has_a_layer_a_block():
     assert shallow(teacher).hidden == teacher.hidden
 
 
+@pytest.mark.parametrize("family", ["vgg", "resnet"])
+def test_the_baselines_students_are_shallow(family):
+    assert shallow(pair(family).teacher) == pair(family).student
+
+
+def test_a_lenet5_is_shallow_already():
+    assert shallow(pair("lenet5").teacher) == pair("lenet5").teacher
+
+
 def test_other_families_have_none():
-    with pytest.raises(SpecError, match="a shallow student of family 'vgg' is not defined"):
-        shallow(pair("vgg").teacher)
+    with pytest.raises(SpecError, match="a shallow student of family 'mobilenet_v2' is not"):
+        shallow(MobileNetV2Spec(input_shape=(16, 16, 1), classes=10))

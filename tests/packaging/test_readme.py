@@ -4,25 +4,26 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 
 def test_no_placeholders_are_left():
-    for page in (
-        "README.md",
-        "BUILD_NOTES.md",
-        "docs/bundle_format.md",
-        "docs/bring_your_own_network.md",
-    ):
+    for page in (*PAGES, "BUILD_NOTES.md"):
         text = (ROOT / page).read_text()
         assert not re.findall(r"^[A-Z]+_TABLE$|\bTODO\b|\bPLAN_FIGURES\b", text, re.M), page
+
+
+COMMAND = r"python -m ((?:launch|experiments)\.[\w.]+)([^\n`#]*)"
 
 
 def commands() -> list[tuple[str, str, list[str]]]:
     """Page, module and flags of every command that a page names."""
     found = []
-    for page in ("README.md", "docs/bring_your_own_network.md", "docs/bundle_format.md"):
+    for page in PAGES:
         text = (ROOT / page).read_text().replace("\\\n", " ")
-        for module, rest in re.findall(r"python -m ([\w.]+)([^\n`#]*)", text):
+        for module, rest in re.findall(
+            r"python -m ((?:launch|experiments)\.[\w.]+)([^\n`#]*)", text
+        ):
             # Flags of the program, and fields of a config behind a dot.
             found.append((page, module, re.findall(r"--(\w+)", rest)))
         for module, flag in re.findall(r"`(launch\.\w+) --(\w+)", text):
