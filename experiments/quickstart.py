@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import itertools
 import json
-import resource
 import shutil
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.peak_memory import peak_bytes
 from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline
 from pwl_jax.errors import UserError
@@ -146,7 +146,7 @@ def run(pair: str, output: Path, say: Callable[[str], None] = print) -> Outcome:
         last_rung_difference=float(np.abs(logits - climb.last_logits).max()),
         falls=falls(rows, len(labels)) + rung_falls(ladder, len(labels)),
         seconds=clock.laps,
-        peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        peak_bytes=peak_bytes(),
     )
 
 

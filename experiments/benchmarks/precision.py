@@ -14,7 +14,6 @@ experiments/results/precision/<name>.json.
 
 import dataclasses
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.precision_cases import Case, Teacher
 from experiments.benchmarks.rivals import Rivals, rivals
+from experiments.peak_memory import peak_bytes
 from experiments.results_file import Row
 from launch import cli
 
@@ -159,7 +159,7 @@ def _more(result: Result) -> dict[str, Any]:
         "timing": "one process, one thread on one core, its processor time; all jobs run in every "
         "round, ratios are taken round by round",
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_bytes": peak_bytes(),
         "sizes": "all tensors of a model, with the headers of our payloads as shards spell them",
     }
 

@@ -29,9 +29,9 @@ from experiments.faults.fuzzing import (
     SECONDS,
     fuzzed,
     limit_memory,
-    peak_bytes,
     table,
 )
+from experiments.peak_memory import peak_bytes
 from experiments.results_file import Row, write_results
 from launch import cli
 from pwl_jax.errors import UserError

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments.faults.mutations import MUTATIONS, Changes
 from experiments.faults.sample_bundles import Sample, sample_bundles
+from experiments.peak_memory import peak_bytes
 from pwl_jax.bundle import BundleReader
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout, read_safetensors
 from pwl_jax.bundle.tensor_bundle import metadata_of
@@ -166,11 +167,6 @@ def _limited() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
-
-
-def peak_bytes() -> int:
-    """Most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def limit_memory() -> None:

@@ -3,13 +3,13 @@
 python -m tests.bundle.measure_memory write|verify|restore FOLDER COUNT VALUES
 """
 
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from experiments.peak_memory import peak_bytes
 from pwl_jax.bundle import BundleReader, BundleWriter, Preprocessing
 from pwl_jax.bundle.safetensors_file import SafetensorsLayout
 from pwl_jax.bundle.whole_file import written_whole
@@ -57,15 +57,11 @@ def restore(folder: Path) -> None:
             del array
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
 if __name__ == "__main__":
     what, path, count, values = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    before = peak()
+    before = peak_bytes()
     if what == "write":
         write(path, Drawn(count, values))
     else:
         {"verify": verify, "restore": restore}[what](path)
-    print(peak() - before)
+    print(peak_bytes() - before)
