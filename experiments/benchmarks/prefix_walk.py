@@ -53,7 +53,7 @@ def measured(family: str, blocks: int) -> list[Row]:
     """Step and compile times of one pair, and their ratios."""
     pair, mesh = step_cases.small_pair(family, blocks), device_mesh(jax.devices()[:1])
     losses: dict[str, Callable[[HybridNetwork], Loss]] = {
-        "batched": step_cases.all_prefix_loss,
+        "batched": functools.partial(step_cases.all_prefix_loss, batch_streams=True),
         "separate": functools.partial(step_cases.all_prefix_loss, batch_streams=False),
         "plain KD": step_cases.plain_kd_loss,
     }

@@ -32,7 +32,8 @@ class Objective:
       mixed_compositions: random compositions a step whose logits are trained besides.
       w_mixed: weight of each of them.
       batch_streams: whether a student block computes all its streams in one call, or one after
-        the other. The loss is the same; which is quicker depends on family and machine.
+        the other; the loss is the same. None takes what is quicker: one call on accelerators, one
+        after the other on CPU (BUILD_NOTES).
     """
 
     temperature: float = 2.0
@@ -45,7 +46,7 @@ class Objective:
     w_align: float = 1.0
     mixed_compositions: int = 0
     w_mixed: float = 1.0
-    batch_streams: bool = True
+    batch_streams: bool | None = None
 
     def __post_init__(self) -> None:
         if self.cross not in ("all", "random"):
@@ -54,6 +55,10 @@ class Objective:
             raise UserError(f"temperature is {self.temperature}; expected more than 0")
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; expected 0 to 1")
+        if self.batch_streams not in (None, False, True):
+            raise UserError(
+                f"batch_streams is {self.batch_streams!r}; expected true, false or null"
+            )
         if self.mixed_compositions < 0:
             raise UserError(f"mixed_compositions is {self.mixed_compositions}; expected 0 or more")
 
@@ -135,7 +140,7 @@ def distillation_loss(
         images,
         train=True,
         entries=o.cross == "all",
-        batched=o.batch_streams,
+        batched=jax.default_backend() != "cpu" if o.batch_streams is None else o.batch_streams,
     )
     stats = statistics.blend_walk(hybrid, variables["student"]["batch_stats"], out.moments)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -45,10 +46,15 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory):
     """The Python of an environment that holds the wheel and what its extra `edge` asks for."""
-    folder = tmp_path_factory.mktemp("edge")
+    folder, source = tmp_path_factory.mktemp("edge"), tmp_path_factory.mktemp("source")
+    # Building leaves a folder beside the source.
+    for name in ("pwl_jax", "launch"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     built = subprocess.run(
-        [*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT)],
+        [*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", str(source)],
         capture_output=True,
         text=True,
         check=False,

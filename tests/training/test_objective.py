@@ -159,7 +159,7 @@ def test_every_stream_is_aligned_with_the_teacher():
 
 @pytest.mark.parametrize("statistics", ["per_stream", "shared"])
 def test_streams_one_after_the_other_have_the_same_loss(statistics):
-    batched, batched_stats = terms_of(Objective(), statistics)
+    batched, batched_stats = terms_of(Objective(batch_streams=True), statistics)
     apart, apart_stats = terms_of(Objective(batch_streams=False), statistics)
     assert batched.keys() == apart.keys()
     for name, value in batched.items():
