@@ -21,7 +21,7 @@ from pwl_jax.models import (
 from tests.tiny_pairs import NETWORKS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", NETWORKS)
 def test_the_librarys_networks_keep_every_promise(family):
     teacher, _ = NETWORKS[family]

@@ -110,6 +110,7 @@ def test_stopped_by_a_signal_to_one_they_resume_to_the_same_bits(job, whole, sto
     assert tiny_runs.metric_lines(where) == tiny_runs.metric_lines(whole)
 
 
+@pytest.mark.long
 def test_what_two_processes_began_one_with_two_devices_ends(job, whole, stopped, tmp_path):
     where = shutil.copytree(stopped, tmp_path / "run")
     on_two_devices(job, where)
@@ -117,6 +118,7 @@ def test_what_two_processes_began_one_with_two_devices_ends(job, whole, stopped,
     assert tiny_runs.trained_steps(where) == list(range(1, TOTAL + 1))
 
 
+@pytest.mark.long
 def test_what_one_process_began_two_end(job, whole, tmp_path):
     where = tmp_path / "run"
     process = tiny_runs.started(*job, f"--workdir={where}", devices=2)
