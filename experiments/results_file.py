@@ -50,7 +50,8 @@ class Row:
         if self.target is None:
             return None
         relation, bound = self.target.split()
-        value, limit = self.median, float(bound)
+        # Samples may be NumPy's, whose comparisons JSON does not know.
+        value, limit = float(self.median), float(bound)
         return {"<=": value <= limit, "<": value < limit, ">=": value >= limit}.get(
             relation, value == limit
         )
@@ -158,9 +159,10 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def _rounded(value: float) -> float:
-    return (
-        float(f"{value:.6g}") if math.isfinite(value) and not float(value).is_integer() else value
-    )
+    if isinstance(value, int):
+        return value
+    whole = not math.isfinite(value) or float(value).is_integer()
+    return float(value) if whole else float(f"{value:.6g}")
 
 
 def _short(value: float) -> str:

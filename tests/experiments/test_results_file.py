@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from experiments.results_file import Row, table, write_results
@@ -37,3 +38,8 @@ def test_a_file_says_what_it_was_measured_with(tmp_path):
     assert {"cpu", "cores"} == document["device"].keys()
     lines = table(rows)
     assert lines[0] == "a" and "MISSED" in lines[-1] and "a note" in lines[-1]
+
+
+def test_samples_of_numpy_are_written_as_numbers(tmp_path):
+    row = Row("case", "metric", "s", (np.float64(1.0), np.float32(3.0)), "<= 2")
+    assert json.loads(json.dumps(row.to_dict()))["met"] is True
