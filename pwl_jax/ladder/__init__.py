@@ -9,7 +9,13 @@ from pwl_jax.ladder.composition import (
     compositions_of,
 )
 from pwl_jax.ladder.ladder import Ladder, LadderRung, Measurement
-from pwl_jax.ladder.ordering import area, candidate_rungs, greedy_order, paying_rungs
+from pwl_jax.ladder.ordering import (
+    area,
+    best_order,
+    candidate_rungs,
+    greedy_order,
+    paying_rungs,
+)
 from pwl_jax.ladder.rung import EXACT, Bits, Rung, parse_bits, parse_rung, precision_rank
 from pwl_jax.ladder.table import ladder_table
 
@@ -27,6 +33,7 @@ __all__ = [
     "Rung",
     "Unit",
     "area",
+    "best_order",
     "candidate_rungs",
     "climb_plan",
     "compositions_of",
