@@ -9,18 +9,12 @@ earlier one was stopped, in the middle of a training too; after every unit the t
 into experiments/results/NAME, and says how many runs it still lacks. --minutes stops in time.
 """
 
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from launch import cli
-from pwl_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs; may hold several tables.")
 _TABLE = flags.DEFINE_enum(
@@ -49,6 +43,7 @@ flags.register_validator(
 def main() -> None:
     """Runs the command from its flags."""
     from experiments.matrix import report, work
+    from experiments.matrix.children import Children
     from experiments.matrix.units import Budget, Unit, planned
 
     root = Path(_WORKDIR.value or "")
@@ -91,47 +86,6 @@ def _command(unit: str) -> list[str]:
     }
     passed = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [sys.executable, "-m", "experiments.comparison_matrix", *passed]
-
-
-class Children:
-    """Processes one after the other, until the time is over or a signal comes.
-
-    Either reaches the one that runs as SIGTERM, upon which a training saves and ends. They share
-    what XLA compiled.
-    """
-
-    def __init__(self, seconds: float | None, cache: Path) -> None:
-        self._cache = cache
-        self._end = None if seconds is None else time.monotonic() + seconds
-        self._stopped = False
-        self._child: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-
-    def run(self, command: list[str]) -> bool:
-        """Whether the process ran to its end; raises UserError if it failed."""
-        left = None if self._end is None else self._end - time.monotonic()
-        if self._stopped or (left is not None and left <= 0):
-            return False
-        print(" ".join(command[1:]), flush=True)
-        # A group of its own: Ctrl-C reaches it once, through us.
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(self._cache.absolute())}
-        with subprocess.Popen(command, start_new_session=True, env=environment) as child:
-            self._child = child
-            try:
-                status = child.wait(left)
-            except subprocess.TimeoutExpired:
-                self._stop()
-                status = child.wait()
-            self._child = None
-        if status and not self._stopped:
-            raise UserError(f"this unit ended with status {status}: {command[-1]}")
-        return not self._stopped
-
-    def _stop(self, *_: Any) -> None:
-        self._stopped = True
-        if self._child is not None:
-            self._child.terminate()
 
 
 if __name__ == "__main__":

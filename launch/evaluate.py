@@ -9,8 +9,9 @@ library's is known by --import=my.module.
 
 With --best_order it also measures all compositions of a pair on the validation split, finds the
 order of swaps with the largest area under accuracy over bytes, and writes order.json, which
-launch.export --order=best takes. With --recalibrate=IMAGES every composition has BatchNorm statistics
-of its own, from so many training images, which no bundle holds: compositions_recalibrated.json.
+launch.export --order=best takes. With --recalibrate=IMAGES every composition has BatchNorm
+statistics of its own, from so many training images, which no bundle holds:
+compositions_recalibrated.json.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """The best order of swaps of a trained pair, kept in its workdir for the bundles made of it."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -97,22 +98,21 @@ def read_order(path: epath.PathLike, blocks: int) -> list[Composition]:
       OrderError: what is there is no order of a pair of so many blocks.
       CheckpointError: there is none.
     """
-    held = read_json(epath.Path(path) / FILE, "best order (launch.evaluate --best_order finds it)")
+    file = epath.Path(path) / FILE
+    held = read_json(file, "best order (launch.evaluate --best_order finds it)")
     names = held.get("order") if isinstance(held, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise OrderError(
-            f"'{epath.Path(path) / FILE}' holds no order; expected names of compositions"
-        )
+        raise OrderError(f"'{file}' holds no order; expected names of compositions")
     order = [Composition.parse(name, blocks) for name in names]
     swaps = [sum(s == "T" for s in composition.sources) for composition in order]
     grows = all(
         b == "T" or a == "S"
-        for here, there in zip(order, order[1:], strict=False)
+        for here, there in itertools.pairwise(order)
         for a, b in zip(here.sources, there.sources, strict=True)
     )
     if swaps != list(range(blocks + 1)) or not grows:
         raise OrderError(
-            f"'{epath.Path(path) / FILE}' is no order of single swaps from the student to the "
-            f"teacher: {', '.join(names)}"
+            f"'{file}' is no order of single swaps from the student to the teacher: "
+            f"{', '.join(names)}"
         )
     return order
