@@ -23,8 +23,9 @@ _OURS: Fields = {
 
 _ANY_ORDER: Fields = {"mixed_compositions": 2, "mixed_rule": "crossing"}
 
-STITCHED = "stitched"
-"""The student that `alone` trained, joined to the teacher after the fact (see `stitching`)."""
+FITTED = {"stitched": "alone", "stitched_kd": "kd", "refitted": "ours"}
+"""Of what trains nothing itself, the objective whose result it takes: converters are fitted to it
+by least squares, and statistics measured, after the fact (see `stitching`)."""
 
 COMPARED: dict[str, Fields] = {
     "alone": {"objective": {**_STUDENT, "alpha": 1.0}},
@@ -44,13 +45,15 @@ COMPARED: dict[str, Fields] = {
     "all": {**_BASELINE, "objective": {"cross": "all", "align_streams": False}},
     "ours": {**_OURS, "objective": {}},
     "any_order": {**_OURS, "objective": _ANY_ORDER},
-    STITCHED: {},
+    "stitched": {},
 }
 """(a) the student alone, (b) plain distillation, (b') decoupled distillation with the weights,
 temperature and warm-up of its authors' code for CIFAR (arXiv 2203.08679), (c) and (d) the
 baseline's two modes, (e) ours without and with mixed compositions, (f) stitching."""
 
 ABLATIONS: dict[str, Fields] = {
+    "refitted": {},
+    "stitched_kd": {},
     "no_alignment": {**_OURS, "objective": {"align_streams": False}},
     "shared_statistics": {**_OURS, "pair.statistics": "shared", "objective": {}},
     "running_averages": {**_OURS, "calibration_examples": 0, "objective": {}},

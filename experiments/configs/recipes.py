@@ -16,7 +16,7 @@ from pwl_jax.training.workdir import read_config
 LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 """Fields of a ResNet whose images are large: the stem of the ImageNet networks."""
 
-SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (8, 4), "vit": (12, 6)}
+SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (8, 4), "vit": (10, 4)}
 """Of the small pairs' teachers and distillations: minutes on two CPU cores."""
 
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
@@ -133,10 +133,11 @@ def with_objective(config: ConfigDict, name: str) -> ConfigDict:
     if name not in objectives.OBJECTIVES:
         known = ", ".join(("runlocal", *objectives.OBJECTIVES))
         raise ValueError(f"unknown variant '{name}'; expected one of {known}")
-    fields = dict(objectives.OBJECTIVES[name])
-    config.pair_overrides.statistics = fields.pop("pair.statistics", "per_stream")
+    fields = {"pair.statistics": "per_stream", **objectives.OBJECTIVES[name]}
     config.distill.objective.update(fields.pop("objective", {}))
-    config.distill.update(fields)
+    for field, value in fields.items():
+        section = config.pair_overrides if field.startswith("pair.") else config.distill
+        section[field.removeprefix("pair.")] = value
     return config
 
 

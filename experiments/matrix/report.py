@@ -52,7 +52,13 @@ def write(planned: Sequence[Unit], found: Measured, name: str, results: Path | N
         },
         "seeds": sorted({unit.seed for unit in found}),
         "runs": [
-            {"unit": unit.name, "date": m["date"], "device": m["device"], **m["budget"]}
+            {
+                "unit": unit.name,
+                "date": m["date"],
+                "device": m["device"],
+                **m["budget"],
+                **{f"{result['checkpoint']}_step": result["step"] for result in m["results"]},
+            }
             for unit, m in found.items()
         ],
     }

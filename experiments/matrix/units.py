@@ -82,10 +82,9 @@ class Unit:
 
     @property
     def trained(self) -> "Unit":
-        """The unit whose training this one takes: stitching trains nothing itself."""
-        if self.objective != objectives.STITCHED:
-            return self
-        return dataclasses.replace(self, objective="alone")
+        """The unit whose training this one takes: itself, unless it only fits converters."""
+        objective = objectives.FITTED.get(self.objective, self.objective)
+        return dataclasses.replace(self, objective=objective)
 
 
 def planned(

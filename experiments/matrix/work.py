@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.matrix.units import Budget, Unit, distill_config, teacher_config
-from experiments.objectives import STITCHED
+from experiments.objectives import FITTED
 from experiments.results_file import device, versions
 from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.ladder import EXACT, Composition, Rung
@@ -52,7 +52,7 @@ def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bo
         return False
     if not _trained(config, trained_in, teacher):
         return False
-    if unit.objective == STITCHED and not (where / "config.json").exists():
+    if unit.objective in FITTED and not (where / "config.json").exists():
         model = workdir.load_model(trained_in, "last")
         training = workdir.open_data(config, "train")
         write_result(where, config, stitched(model, training))
@@ -109,7 +109,7 @@ def _measured(unit: Unit, where: Path, teacher: Path) -> dict[str, Any]:
     model = workdir.load_model(where, "last")
     blocks = model.hybrid.num_blocks
     test = workdir.open_data(model.config, "test")
-    hybrids = unit.objective == STITCHED or model.config.objective.trains_hybrids
+    hybrids = unit.objective in FITTED or model.config.objective.trains_hybrids
     compositions = Composition.all(blocks) if hybrids else Composition.prefixes(blocks)[:1]
     results = []
     checkpoints: tuple[Which, ...] = ("last", "best")
