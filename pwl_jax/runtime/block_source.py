@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pwl_jax.bundle import BundleReader, Preprocessing, ProgramEntry
 from pwl_jax.ladder import Bits, CompositionError, Rung, Unit
 from pwl_jax.precision import byte_count
-from pwl_jax.runtime.executor import OWN_STREAM, Block, Executor, ExecutorError, Program, Step
+from pwl_jax.runtime.executor import (
+    OWN_STREAM,
+    Block,
+    Chain,
+    Executor,
+    ExecutorError,
+    Program,
+    Step,
+)
 from pwl_jax.runtime.policy import BlockKey
 
 
@@ -108,14 +116,14 @@ class BlockSource:
         """What a rung loads, in the order of execution. Identity converters are nothing."""
         return tuple(key for key in rung.stages().items() if not self._is_identity(key[0]))
 
-    def steps(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> tuple[Step, ...]:
-        """The programs a rung runs, in order."""
+    def chain(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> Chain:
+        """What computes a rung from its loaded blocks."""
         steps = []
         for unit, stage in self.keys(rung):
             entry = rung.composition.entry(unit.index) if unit.kind == "student" else None
             stream = OWN_STREAM if entry is None else str(entry)
             steps.append(Step(blocks[unit, stage], stream))
-        return tuple(steps)
+        return self.executor.join(steps)
 
     def _is_identity(self, unit: Unit) -> bool:
         """A converter between equal widths has neither tensors nor, it may be, a program."""
