@@ -1,11 +1,11 @@
 """The thread that climbs: loads the next rung beside the one that answers, then swaps."""
 
 import dataclasses
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from pwl_jax.runtime.answers import Event, EventKind, Progress, State
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.executor import Block, Chain
 from pwl_jax.runtime.policy import BlockKey, ClimbState, Policy, block_keys
+
+if TYPE_CHECKING:
+    import logging
 
 _EVENTS_KEPT = 1000
 # Powers of two never come near it; it bounds what callers who forbid padding can make us compile.
@@ -40,6 +43,13 @@ class Backoff:
     def delay(self, failures: int) -> float:
         """Seconds after the `failures`-th failure in a row."""
         return float(min(self.first * 2.0 ** min(failures - 1, 60), self.largest))
+
+
+def _log() -> "logging.Logger":
+    """Imported by those who have something to say."""
+    import logging
+
+    return logging.getLogger(__name__)
 
 
 class _Abandoned(Exception):
@@ -201,7 +211,7 @@ class Climber:
                 self._on_event(event)
             except Exception:
                 # A listener must not stop the climb.
-                logging.getLogger(__name__).exception("on_event failed on %s", event)
+                _log().exception("on_event failed on %s", event)
 
     def _run(self) -> None:
         while True:
@@ -267,7 +277,7 @@ class Climber:
             # Whatever it is, the last good rung answers on.
             name = self.rungs[target].name
             if not isinstance(error, UserError):
-                logging.getLogger(__name__).warning("cannot load %s", name, exc_info=error)
+                _log().warning("cannot load %s", name, exc_info=error)
             with self._changed:
                 self.last_error = error
                 self._failures += 1
