@@ -11,7 +11,7 @@ from pwl_jax.export.programs import export_program, tensor_names, units_of
 from pwl_jax.ladder import EXACT, Composition, Rung
 from pwl_jax.runtime import Prediction
 from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
-from pwl_jax.runtime.executor import Executor, Step, create_executor
+from pwl_jax.runtime.executor import Chain, Executor, Step, create_executor
 from pwl_jax.training import workdir
 from pwl_jax.training.checkpoints import Which
 
@@ -51,9 +51,9 @@ def workdir_prediction(
     if not len(images):
         raise UserError("the batch is empty; expected at least one image")
     runner = create_executor(executor)
-    steps = _steps(model, exact.composition, runner)
+    chain = _chain(model, exact.composition, runner)
     logits = [
-        runner.run(steps, batch)[:count]
+        runner.run(chain, batch)[:count]
         for batch, count in padded_batches(images, LARGEST_BATCH, exact=True)
     ]
     return Prediction(
@@ -76,7 +76,7 @@ def exact_rung(text: str | None, blocks: int) -> Rung:
     return exact
 
 
-def _steps(model: Model, composition: Composition, runner: Executor) -> tuple[Step, ...]:
+def _chain(model: Model, composition: Composition, runner: Executor) -> Chain:
     """The blocks of a composition, loaded from the checkpoint; identities are nothing."""
     hybrid, variables = as_hybrid(model)
     tensors, held = unit_tensors(hybrid, variables), set(units_of(hybrid))
@@ -85,4 +85,4 @@ def _steps(model: Model, composition: Composition, runner: Executor) -> tuple[St
         data = export_program(hybrid, variables, unit)
         program = runner.read_program(unit, data, tensor_names(hybrid, variables, unit))
         steps.append(Step(runner.load(program, tensors[unit]), composition.stream(unit)))
-    return tuple(steps)
+    return runner.join(steps)

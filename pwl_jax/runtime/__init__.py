@@ -5,6 +5,7 @@ from pwl_jax.runtime.batching import LARGEST_BATCH, bucket, padded_batches
 from pwl_jax.runtime.climber import Backoff
 from pwl_jax.runtime.executor import (
     Block,
+    Chain,
     Executor,
     ExecutorError,
     Program,
@@ -19,6 +20,7 @@ __all__ = [
     "LARGEST_BATCH",
     "Backoff",
     "Block",
+    "Chain",
     "ClimbState",
     "Decision",
     "Event",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pwl_jax.bundle import BundleReader, Preprocessing, ProgramEntry
 from pwl_jax.ladder import Bits, CompositionError, Rung, Unit
 from pwl_jax.precision import byte_count
-from pwl_jax.runtime.executor import Block, Executor, ExecutorError, Program, Step
+from pwl_jax.runtime.executor import Block, Chain, Executor, ExecutorError, Program, Step
 from pwl_jax.runtime.policy import BlockKey
 
 
@@ -108,9 +108,10 @@ class BlockSource:
         """What a rung loads, in the order of execution. Identity converters are nothing."""
         return tuple(key for key in rung.stages().items() if not self._is_identity(key[0]))
 
-    def steps(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> tuple[Step, ...]:
-        """The programs a rung runs, in order."""
-        return tuple(Step(blocks[key], rung.composition.stream(key[0])) for key in self.keys(rung))
+    def chain(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> Chain:
+        """What computes a rung from its loaded blocks."""
+        stream = rung.composition.stream
+        return self.executor.join([Step(blocks[key], stream(key[0])) for key in self.keys(rung)])
 
     def _is_identity(self, unit: Unit) -> bool:
         """A converter between equal widths has neither tensors nor, it may be, a program."""

@@ -13,7 +13,7 @@ from pwl_jax.errors import UserError
 from pwl_jax.ladder import Rung
 from pwl_jax.runtime.answers import Event, EventKind, Progress, State
 from pwl_jax.runtime.block_source import BlockSource
-from pwl_jax.runtime.executor import Block, Step
+from pwl_jax.runtime.executor import Block, Chain
 from pwl_jax.runtime.policy import BlockKey, ClimbState, Policy, block_keys
 
 _EVENTS_KEPT = 1000
@@ -27,7 +27,7 @@ class Snapshot:
 
     index: int
     rung: Rung
-    steps: tuple[Step, ...]
+    chain: Chain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,20 +290,20 @@ class Climber:
             if key not in self._held:
                 self._abandon_if(commands)
                 self._held[key] = self._timed_load(key)
-        steps = self._source.steps(rung, self._held)
+        chain = self._source.chain(rung, self._held)
         warmed: set[int] = set()
         while True:
             for size in set(self._batches) - warmed:
                 self._abandon_if(commands)
                 images = np.zeros((size, *self._source.input_shape), np.float32)
-                self._source.executor.warm(steps, images)
+                self._source.executor.warm(chain, images)
                 warmed.add(size)
             with self._changed:
                 if set(self._batches) - warmed:
                     continue
                 if self._commands != commands:
                     raise _Abandoned
-                self.snapshot = Snapshot(target, rung, steps)
+                self.snapshot = Snapshot(target, rung, chain)
                 self._failures_in_row, self._reason, self.last_error = 0, "", None
                 self._release(rung, target)
                 self._changed.notify_all()

@@ -1,6 +1,7 @@
 """What runs a rung: one small interface over the libraries that can compute block programs."""
 
 import dataclasses
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -37,6 +38,19 @@ class Program:
     bindings: Mapping[str, tuple[str, ...]]
     function: Any
 
+    @classmethod
+    def of(
+        cls, unit: Unit, data: bytes, bindings: Mapping[str, Sequence[str]], function: Any
+    ) -> "Program":
+        """What an executor has read from a program's serialised bytes."""
+        bound = {stream: tuple(names) for stream, names in bindings.items()}
+        return cls(unit, hashlib.sha256(data).hexdigest(), bound, function)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that any stream binds, each once."""
+        return tuple(dict.fromkeys(name for names in self.bindings.values() for name in names))
+
     def arguments(self, stream: str) -> tuple[str, ...]:
         """Names of the tensors that `stream` binds; shared statistics only have "own"."""
         bound = self.bindings.get(stream, self.bindings.get(OWN_STREAM))
@@ -68,8 +82,24 @@ class Step:
     stream: str
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chain:
+    """The steps of a composition, joined into what an executor runs.
+
+    It holds the weights it reads, and all that the executor made of them is freed with it: an
+    executor keeps nothing of a chain that nobody refers to any more.
+
+    Attributes:
+      steps: in the order of execution.
+      function: the executor's own form of them.
+    """
+
+    steps: tuple[Step, ...]
+    function: Any
+
+
 class Executor(Protocol):
-    """Loads blocks, compiles where it must before they answer, runs a composition.
+    """Loads blocks, joins them, warms them before they answer, runs a composition.
 
     One executor may serve many live models, and all methods may be called from many threads.
     """
@@ -92,11 +122,15 @@ class Executor(Protocol):
         """Moves a unit's tensors to where they are computed with."""
         ...
 
-    def warm(self, steps: Sequence[Step], batch: np.ndarray) -> None:
+    def join(self, steps: Sequence[Step]) -> Chain:
+        """What runs loaded blocks one after the other, at least one."""
+        ...
+
+    def warm(self, chain: Chain, batch: np.ndarray) -> None:
         """Runs `batch` once, so that `run` on the same shape compiles nothing."""
         ...
 
-    def run(self, steps: Sequence[Step], batch: np.ndarray) -> np.ndarray:
+    def run(self, chain: Chain, batch: np.ndarray) -> np.ndarray:
         """Logits f32[batch, classes] of images f32[batch, height, width, channels]."""
         ...
 

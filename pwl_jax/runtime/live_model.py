@@ -178,7 +178,7 @@ class LiveModel:
         logits = []
         for batch, count in padded_batches(images, self._largest_batch, exact=self._exact_batches):
             self._climber.note_batch(len(batch))
-            logits.append(executor.run(snapshot.steps, batch)[:count])
+            logits.append(executor.run(snapshot.chain, batch)[:count])
         return Prediction(
             logits[0] if len(logits) == 1 else np.concatenate(logits),
             snapshot.rung.name,
