@@ -154,8 +154,8 @@ def write_bundle(path: Path) -> None:
             stages = (EXACT,) if exact_only else (4, EXACT)
             writer.add_unit(unit, unit_tensors(unit, tensors), stages)
             bindings = {stream: arguments(unit, stream) for stream in streams(unit)}
-            writer.add_program(unit, "stablehlo", program(unit), bindings)
-            writer.add_program(unit, "onnx", onnx_model(unit), bindings)
+            programs = {"stablehlo": program(unit), "onnx": onnx_model(unit)}
+            writer.add_programs(unit, programs, bindings)
         writer.finish(
             pair={"name": "tiny"},
             preprocessing=Preprocessing(INPUT_SHAPE, MEAN, STD),

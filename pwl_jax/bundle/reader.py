@@ -191,7 +191,7 @@ class BundleReader:
         for entry in entries:
             if entry.format == format:
                 with self._program_file(entry) as file:
-                    return bytes(file.read(0, file.size)), entry.bindings
+                    return bytes(file.read(0, file.size)), self.manifest.bindings[str(unit)]
         held = ", ".join(entry.format for entry in entries) or "none"
         raise BundleError(f"this bundle has no {format} program of {unit} (it has {held})")
 

@@ -9,9 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Unit
-
-OWN_STREAM = "own"
+from pwl_jax.ladder import OWN_STREAM, Unit
 
 _EXECUTORS = {
     "jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor"),
