@@ -7,12 +7,12 @@ import numpy as np
 
 from pwl_jax.errors import UserError
 from pwl_jax.export.exporter import Model, as_hybrid, unit_tensors
-from pwl_jax.export.programs import FORMATS, export_program, units_of
+from pwl_jax.export.programs import FORMATS, export_program, tensor_names, units_of
 from pwl_jax.interop.onnx_graph import OnnxError
 from pwl_jax.ladder import EXACT, Composition, Rung
 from pwl_jax.runtime import Prediction
 from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
-from pwl_jax.runtime.executor import OWN_STREAM, Chain, Executor, Step, create_executor
+from pwl_jax.runtime.executor import Chain, Executor, Step, create_executor
 from pwl_jax.training import workdir
 from pwl_jax.training.checkpoints import Which
 
@@ -91,9 +91,7 @@ def _chain(model: Model, composition: Composition, runner: Executor) -> Chain:
     tensors, held = unit_tensors(hybrid, variables), set(units_of(hybrid))
     steps = []
     for unit in (unit for unit in composition.units() if unit in held):
-        exported = export_program(hybrid, variables, unit, runner.program_format)
-        program = runner.read_program(unit, exported.data, exported.bindings)
-        entry = composition.entry(unit.index) if unit.kind == "student" else None
-        block = runner.load(program, tensors[unit])
-        steps.append(Step(block, OWN_STREAM if entry is None else str(entry)))
+        data = export_program(hybrid, variables, unit, runner.program_format)
+        program = runner.read_program(unit, data, tensor_names(hybrid, variables, unit))
+        steps.append(Step(runner.load(program, tensors[unit]), composition.stream(unit)))
     return runner.join(steps)

@@ -158,8 +158,8 @@ def write_bundle(path: Path, formats: Sequence[str] = tuple(PROGRAMS)) -> None:
             stages = (EXACT,) if exact_only else (4, EXACT)
             writer.add_unit(unit, unit_tensors(unit, tensors), stages)
             bindings = {stream: arguments(unit, stream) for stream in streams(unit)}
-            for format in formats:
-                writer.add_program(unit, format, PROGRAMS[format](unit), bindings)
+            programs = {format: PROGRAMS[format](unit) for format in formats}
+            writer.add_programs(unit, programs, bindings)
         writer.finish(
             pair={"name": "tiny"},
             preprocessing=Preprocessing(INPUT_SHAPE, MEAN, STD),

@@ -7,15 +7,7 @@ from collections.abc import Mapping, Sequence
 from pwl_jax.bundle import BundleReader, ProgramEntry
 from pwl_jax.ladder import Bits, CompositionError, Rung, Unit
 from pwl_jax.precision import byte_count
-from pwl_jax.runtime.executor import (
-    OWN_STREAM,
-    Block,
-    Chain,
-    Executor,
-    ExecutorError,
-    Program,
-    Step,
-)
+from pwl_jax.runtime.executor import Block, Chain, Executor, ExecutorError, Program, Step
 from pwl_jax.runtime.policy import BlockKey
 
 
@@ -143,12 +135,8 @@ class BlockSource:
 
     def chain(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> Chain:
         """What computes a rung from its loaded blocks."""
-        steps = []
-        for unit, stage in self.keys(rung):
-            entry = rung.composition.entry(unit.index) if unit.kind == "student" else None
-            stream = OWN_STREAM if entry is None else str(entry)
-            steps.append(Step(blocks[unit, stage], stream))
-        return self.executor.join(steps)
+        stream = rung.composition.stream
+        return self.executor.join([Step(blocks[key], stream(key[0])) for key in self.keys(rung)])
 
     def _missing(self, rung: Rung) -> dict[str, int]:
         read = self._reader.files_read
@@ -168,6 +156,7 @@ class BlockSource:
         )
 
     def _weight_bytes(self, unit: Unit) -> int:
-        names = {name for bound in self._entry(unit).bindings.values() for name in bound}
+        streams = self._manifest.bindings[str(unit)]
+        names = {name for bound in streams.values() for name in bound}
         tensors = [self._manifest.tensors[name] for name in names]
         return sum(byte_count(tensor.dtype, tensor.shape) for tensor in tensors)

@@ -1,10 +1,10 @@
 """The thread that climbs: loads the next rung beside the one that answers, then swaps."""
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +18,19 @@ from pwl_jax.runtime.policy import ClimbState, Limits, Policy
 from pwl_jax.runtime.rung_loader import RungLoader
 from pwl_jax.runtime.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    import logging
+
 _EVENTS_KEPT = 1000
 # Powers of two never come near it; it bounds what callers who forbid padding can make us compile.
 _BATCHES_KEPT = 16
+
+
+def _log() -> "logging.Logger":
+    """Imported by those who have something to say."""
+    import logging
+
+    return logging.getLogger(__name__)
 
 
 class _Abandoned(Exception):
@@ -193,7 +203,7 @@ class Climber:
                 self._on_event(event)
             except Exception:
                 # A listener must not stop the climb.
-                logging.getLogger(__name__).exception("on_event failed on %s", event)
+                _log().exception("on_event failed on %s", event)
 
     def _run(self) -> None:
         while True:
@@ -276,7 +286,7 @@ class Climber:
             # Whatever it is, the last good rung answers on.
             name = self.rungs[target].name
             if not isinstance(error, UserError):
-                logging.getLogger(__name__).warning("cannot load %s", name, exc_info=error)
+                _log().warning("cannot load %s", name, exc_info=error)
             with self._changed:
                 self.last_error = error
                 self._failures += 1
@@ -338,7 +348,7 @@ class Climber:
         except Exception as error:
             # Whatever it is, the executor that answers is a good one.
             if not isinstance(error, UserError):
-                logging.getLogger(__name__).info("%s is not used", successor.name, exc_info=error)
+                _log().info("%s is not used", successor.name, exc_info=error)
             reason = str(error) or type(error).__name__
         self._successor = None
         if reason:

@@ -10,9 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Unit
-
-OWN_STREAM = "own"
+from pwl_jax.ladder import OWN_STREAM, Unit
 
 # In the order in which they answer after the start of a process.
 _EXECUTORS = {

@@ -1,7 +1,5 @@
 """From the executor that answers first to the better one: who it is, and whether it takes over."""
 
-import math
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -122,8 +120,8 @@ def time_ratio(here: Snapshot, there: Snapshot, batches: Sequence[np.ndarray]) -
                 times.append(time.perf_counter() - start)
             if time.perf_counter() - began > _SECONDS:
                 break
-        ratios.append(statistics.median(seconds[1]) / statistics.median(seconds[0]))
-    return math.exp(statistics.fmean(map(math.log, ratios)))
+        ratios.append(np.median(seconds[1]) / np.median(seconds[0]))
+    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def probes(sizes: Sequence[int], shape: Sequence[int]) -> list[np.ndarray]:

@@ -20,9 +20,8 @@ def steps_of(executor, composition, tensors=TENSORS):
     parsed = Composition.parse(composition)
     steps = []
     for unit in parsed.units():
-        entry = parsed.entry(unit.index) if unit.kind == "student" else None
         block = executor.load(read(executor, unit), tiny.unit_tensors(unit, tensors))
-        steps.append(Step(block, "own" if entry is None else str(entry)))
+        steps.append(Step(block, parsed.stream(unit)))
     return steps
 
 
