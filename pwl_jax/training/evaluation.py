@@ -151,8 +151,7 @@ class Evaluator:
         def block(here: Composition, bits: Bits, x: jax.Array) -> jax.Array:
             x = self.crossed(here, variables_at(EXACT), x)
             unit = here.block(len(here) - 1)
-            entry = here.entry(unit.index) if unit.kind == "student" else None
-            variables = self.hybrid.unit_variables(variables_at(bits), unit, entry)
+            variables = self.hybrid.unit_variables(variables_at(bits), unit, here.entry(unit))
             if statistics is not None and unit.kind == "student":
                 variables = {**variables, "batch_stats": statistics[str(here)]}
             return self._run(unit, variables, x)
