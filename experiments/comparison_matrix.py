@@ -29,6 +29,12 @@ _EPOCHS = flags.DEFINE_integer("epochs", 0, "Of a distillation; 0: the config's.
 _TEACHER_EPOCHS = flags.DEFINE_integer(
     "teacher_epochs", 0, "Of a teacher; 0: the config's.", lower_bound=0
 )
+_SCALE = flags.DEFINE_enum(
+    "scale", "small", ["small", "full"], "Small pairs for CPUs, or the baseline's for accelerators."
+)
+_STEPS = flags.DEFINE_integer(
+    "steps_per_dispatch", 0, "On accelerators some tens; 0: the config's.", lower_bound=0
+)
 _MINUTES = flags.DEFINE_float("minutes", None, "Begin no further unit, and stop the one that runs.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Run nothing, write the table.")
 _NAME = flags.DEFINE_string("name", None, "Folder of the table; from table, data and families.")
@@ -47,7 +53,13 @@ def main() -> None:
     from experiments.matrix.units import Budget, Unit, planned
 
     root = Path(_WORKDIR.value or "")
-    budget = Budget(_DATA.value or "", _EPOCHS.value, _TEACHER_EPOCHS.value)
+    budget = Budget(
+        _DATA.value or "",
+        _EPOCHS.value,
+        _TEACHER_EPOCHS.value,
+        _SCALE.value or "",
+        _STEPS.value,
+    )
     if _UNIT.value is not None:
         work.run_unit(Unit.parse(_UNIT.value), budget, root, _DATA_DIR.value)
         return
@@ -82,6 +94,8 @@ def _command(unit: str) -> list[str]:
         "data_dir": _DATA_DIR.value,
         "epochs": _EPOCHS.value,
         "teacher_epochs": _TEACHER_EPOCHS.value,
+        "scale": _SCALE.value,
+        "steps_per_dispatch": _STEPS.value,
         "unit": unit,
     }
     passed = [f"--{name}={value}" for name, value in given.items() if value is not None]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.results_file import Row, own_command, write_results
 from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline
@@ -118,7 +120,7 @@ def write(
     config, examples = model.config, next(iter(found.values())).examples
     title = (
         f"{config.pair.name} on {config.data.name}, {config.epochs} epochs, seed {config.seed}, "
-        f"step {model.step}, {examples:,} test images, CPU"
+        f"step {model.step}, {examples:,} test images, {jax.devices()[0].device_kind}"
     )
     teacher, student = (
         live_bytes(model.variables, model.hybrid.mask_of(model.variables, prefixes[i]))

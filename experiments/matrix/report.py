@@ -56,6 +56,7 @@ def write(planned: Sequence[Unit], found: Measured, name: str, results: Path | N
                 "unit": unit.name,
                 "date": m["date"],
                 "device": m["device"],
+                "platform": m["platform"],
                 **m["budget"],
                 **{f"{result['checkpoint']}_step": result["step"] for result in m["results"]},
             }
@@ -94,7 +95,8 @@ def title(family: str, found: Measured) -> str:
     return (
         f"{config['pair']['name']} ({sizes['teacher']:,} and {sizes['student']:,} parameters) on "
         f"{share:g} % of {config['data']['name']}, {config['epochs']} epochs of batches of "
-        f"{config['batch_size']}, {measured['test_examples']:,} test images, seeds {seeds}, CPU"
+        f"{config['batch_size']}, {measured['test_examples']:,} test images, seeds {seeds}, "
+        f"{measured['platform']}"
     )
 
 

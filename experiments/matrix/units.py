@@ -33,11 +33,15 @@ class Budget:
     Attributes:
       data: `cifar10`, `cifar100`, or `digits` for tests.
       epochs, teacher_epochs: of a distillation, and of a teacher; 0 for the config's.
+      scale: `small`, or `full` for the baseline's pairs and recipe, on an accelerator.
+      steps_per_dispatch: 0 for the config's; on accelerators some tens.
     """
 
     data: str
     epochs: int = 0
     teacher_epochs: int = 0
+    scale: str = "small"
+    steps_per_dispatch: int = 0
 
     def settle(self, workdir: Path) -> None:
         """Writes the budget into a comparison's folder; raises MatrixError if it has another."""
@@ -122,8 +126,7 @@ def distill_config(unit: Unit, budget: Budget, data_dir: str | None) -> RunConfi
     config = _config(unit.family, budget, data_dir)
     recipes.with_objective(config, unit.trained.objective)
     config.seed = unit.seed
-    if budget.epochs:
-        config.distill.epochs = budget.epochs
+    _spend(config.distill, budget.epochs, budget)
     return run_config(config, "distill")
 
 
@@ -131,14 +134,22 @@ def teacher_config(family: str, budget: Budget, data_dir: str | None) -> RunConf
     """The run of a family's one teacher."""
     config = _config(family, budget, data_dir)
     config.seed = TEACHER_SEED
-    if budget.teacher_epochs:
-        config.teacher.epochs = budget.teacher_epochs
+    _spend(config.teacher, budget.teacher_epochs, budget)
     return run_config(config, "teacher")
 
 
 def _config(family: str, budget: Budget, data_dir: str | None) -> ConfigDict:
     if budget.data == "digits":
         return recipes.small(family, "digits", "runlocal")
-    config = recipes.small(family, budget.data, "")
+    if budget.scale == "small":
+        config = recipes.small(family, budget.data, "")
+    else:
+        config = recipes.baseline(family, budget.data, "")
     config.data.data_dir = data_dir
     return config
+
+
+def _spend(section: ConfigDict, epochs: int, budget: Budget) -> None:
+    """Sets what the budget says of a run; where it says nothing, the config's values stay."""
+    section.epochs = epochs or section.epochs
+    section.steps_per_dispatch = budget.steps_per_dispatch or section.steps_per_dispatch

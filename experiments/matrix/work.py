@@ -69,6 +69,7 @@ def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bo
         **_measured(unit, where, teacher),
         "versions": versions(),
         "device": device(),
+        "platform": jax.devices()[0].device_kind,
         "date": datetime.date.today().isoformat(),
     }
     with written_whole(where / MEASURED) as file:

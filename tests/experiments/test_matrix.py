@@ -51,6 +51,7 @@ def measured(unit, student, mixed, recalibrated=None, teacher=0.9):
         "teacher": {"top1": teacher, "same_bits": True, "equal_logits": 10_000},
         "versions": {"jax": "0.0"},
         "device": {"cpu": "some", "cores": 2},
+        "platform": "cpu",
         "date": "2026-01-01",
     }
 
@@ -109,6 +110,14 @@ def test_every_objective_has_the_same_budget():
             differing = [d for d in differences(config, ours) if not d.startswith(free)]
             assert differing == [], objective
             assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_full_scale_is_the_baselines_recipe():
+    budget = Budget("cifar10", scale="full", steps_per_dispatch=20)
+    config = units.distill_config(Unit(1, "resnet", "all"), budget, None)
+    assert config.pair.name == "resnet" and config.pair.statistics == "shared"
+    assert (config.epochs, config.seed, config.steps_per_dispatch) == (160, 1, 20)
+    assert units.teacher_config("resnet", budget, None).steps_per_dispatch == 20
 
 
 def test_a_folder_keeps_to_its_budget(tmp_path):
@@ -171,7 +180,7 @@ def test_a_part_of_a_comparison_says_so(tmp_path):
     assert text.startswith("# trial: partial: 12 of 14 runs")
     scale = (
         "resnet_small (701,754 and 78,082 parameters) on 90 % of cifar10, 2 epochs of batches of "
-        "128, 10,000 test images, seeds 0, 1, CPU"
+        "128, 10,000 test images, seeds 0, 1, cpu"
     )
     assert f"## {scale}" in text
     assert "all 10,000 test images, in all 12 runs: yes" in text
