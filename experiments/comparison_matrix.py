@@ -37,7 +37,7 @@ _STEPS = flags.DEFINE_integer(
 )
 _MINUTES = flags.DEFINE_float("minutes", None, "Begin no further unit, and stop the one that runs.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Run nothing, write the table.")
-_NAME = flags.DEFINE_string("name", None, "Folder of the table; from table, data and families.")
+_NAME = flags.DEFINE_string("name", None, "Folder of the table; from its other flags.")
 _RESULTS = flags.DEFINE_string("results", None, "Where tables lie; experiments/results.")
 _UNIT = flags.DEFINE_string("unit", None, "Run this one unit in this process.")
 flags.mark_flags_as_required(["workdir"])
@@ -66,7 +66,8 @@ def main() -> None:
     seeds = [int(seed) for seed in _SEEDS.value]
     units = planned(_FAMILIES.value, _OBJECTIVES.value, seeds, _TABLE.value or "")
     budget.settle(root)
-    name = _NAME.value or "_".join([_TABLE.value or "", _DATA.value or "", *_FAMILIES.value])
+    parts = [_TABLE.value or "", budget.data, budget.scale, *_FAMILIES.value]
+    name = _NAME.value or "_".join(parts)
     folder = Path(_RESULTS.value) if _RESULTS.value else None
 
     def write() -> str:

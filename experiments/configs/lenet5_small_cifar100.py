@@ -7,7 +7,8 @@ Run:
       --config.data.data_dir=D --teacher=W/teacher --workdir=W/pwl
   python -m launch.evaluate --workdir=W/pwl --orders=all
 
-Needs: cifar100 prepared by TFDS as ArrayRecord below D.
+Needs: cifar100 prepared by TFDS as ArrayRecord below D; two CPU cores for about six minutes in
+all, teacher included (extrapolated from the time of single steps).
 The pair: The baseline's pair.
 The config's variant names another objective of experiments/objectives.py:
 `--config=.../lenet5_small_cifar100.py:kd`.
