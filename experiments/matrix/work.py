@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.matrix.units import Budget, Unit, distill_config, teacher_config
 from experiments.objectives import FITTED
 from experiments.results_file import device, versions
 from pwl_jax.bundle.whole_file import written_whole
+from pwl_jax.data import pipeline, sources
 from pwl_jax.ladder import EXACT, Composition, Rung
+from pwl_jax.models.block_network import Variables
 from pwl_jax.training import loop, preparation, workdir
 from pwl_jax.training.checkpoints import CheckpointError, Which, held_result
 from pwl_jax.training.config import RunConfig
-from pwl_jax.training.evaluation import Evaluator, accuracy, fitting_batch
+from pwl_jax.training.evaluation import Evaluator
 from pwl_jax.training.imported import write_result
 from pwl_jax.training.recalibration import measure_recalibrated
-from pwl_jax.training.step import device_mesh, replicate
+from pwl_jax.training.step import device_mesh
 from pwl_jax.training.stitching import stitched
 
 MEASURED = "measured.json"
@@ -148,39 +151,27 @@ def _result(which: str, step: int, statistics: str, found: Any) -> dict[str, Any
 
 
 def _beside_teacher(
-    model: workdir.TrainedModel, teacher: workdir.TrainedNetwork, test: Any
+    model: workdir.TrainedModel, teacher: workdir.TrainedNetwork, test: sources.Source
 ) -> dict[str, Any]:
-    """Whether the last composition is the teacher: its tensors, and its answers to every image."""
-    ours, theirs = model.variables["teacher"], teacher.variables
-    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    """Whether the last composition is the teacher: its tensors, and its logits of every image."""
+    theirs = {**model.variables, "teacher": teacher.variables}
+    pairs = zip(jax.tree.leaves(model.variables), jax.tree.leaves(theirs), strict=True)
     bits = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
-    preprocessing = workdir.preprocessing_of(model.config)
-    mesh = device_mesh()
-    evaluator = Evaluator(model.hybrid, mesh)
+    source = pipeline.PreparedSource(test, workdir.preprocessing_of(model.config))
+    evaluator = Evaluator(model.hybrid, device_mesh())
     last = Rung.uniform(Composition.prefixes(model.hybrid.num_blocks)[-1], EXACT)
-    mine = replicate(model.variables, mesh)
-    alone = replicate({**model.variables, "teacher": theirs}, mesh)
-    equal = 0
+    right = equal = 0
 
-    def logits_of(images: jax.Array) -> dict[str, jax.Array]:
-        nonlocal equal
-        (a,) = evaluator.logits([last], lambda _: mine, images).values()
-        (b,) = evaluator.logits([last], lambda _: alone, images).values()
-        equal += int((a == b).all(-1).sum())
-        return {"teacher": b}
+    def logits_of(variables: Variables, images: jax.Array) -> np.ndarray:
+        return np.asarray(evaluator.logits([last], lambda _: variables, images)[last])
 
-    source = preparation.pipeline.PreparedSource(test, preprocessing)
-    size = fitting_batch(250, len(source), mesh)
-    batches = list(preparation.pipeline.eval_batches(source, size))
-    found = accuracy(logits_of, batches, preprocessing.normalize, mesh)["teacher"]
-    padding = len(batches) * size - len(source)
-    return {
-        "teacher": {
-            "top1": found.top1,
-            "same_bits": bits,
-            "equal_logits": equal - padding,
-        }
-    }
+    for batch in pipeline.eval_batches(source, 250):
+        images = jnp.asarray(source.preprocessing.normalize(batch["image"]))
+        ours, expected = logits_of(model.variables, images), logits_of(theirs, images)
+        real = batch["weight"] > 0
+        equal += int((ours == expected).all(-1)[real].sum())
+        right += int((expected.argmax(-1) == batch["label"])[real].sum())
+    return {"teacher": {"top1": right / len(source), "same_bits": bits, "equal_logits": equal}}
 
 
 def read(units: Sequence[Unit], root: Path) -> dict[Unit, dict[str, Any]]:
