@@ -79,6 +79,7 @@ ABLATIONS: dict[str, Fields] = {
         **_OURS,
         "objective": {**_ANY_ORDER, "ramps": (("mixed", 0.0, 1.0, 0.5),)},
     },
+    "mixed_converters": {**_OURS, "objective": {**_ANY_ORDER, "mixed_trains": "converters"}},
     "switch_mixed": {**_OURS, "objective": {**_ANY_ORDER, "mixed_rule": "switch"}},
 }
 """Ours with one thing taken away or added: what each is worth."""

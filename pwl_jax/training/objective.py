@@ -44,6 +44,8 @@ class Objective:
       mixed_compositions: random compositions a step whose logits are trained besides.
       w_mixed: weight of each of them.
       mixed_rule: how these are drawn, one of `drawing.RULES`.
+      mixed_trains: what they train: `all`, or only the `converters`, so that they cannot cost the
+        student and its prefixes anything.
       ramps: weights over time: `(term, first, last, share)` multiplies a term of `TERMS` by a
         factor that goes straight from `first` to `last` over that share of the run, and stays.
       batch_streams: whether a student block computes all its streams in one call, or one after
@@ -66,6 +68,7 @@ class Objective:
     mixed_compositions: int = 0
     w_mixed: float = 1.0
     mixed_rule: Literal["switch", "crossing"] = "switch"
+    mixed_trains: Literal["all", "converters"] = "all"
     ramps: tuple[tuple[str, float, float, float], ...] = ()
     batch_streams: bool | None = None
 
@@ -75,6 +78,7 @@ class Objective:
             ("soft_target", ("teacher", "next")),
             ("cross", ("all", "random", "none")),
             ("mixed_rule", tuple(RULES)),
+            ("mixed_trains", ("all", "converters")),
         ):
             if getattr(self, name) not in known:
                 raise UserError(
@@ -214,7 +218,10 @@ def distillation_loss(
         baseline = o.cross == "random" and i == 0
         rule = RULES["switch" if baseline else o.mixed_rule]
         mask = hybrid.mask_from_sources(variables, rule(key, hybrid.num_blocks))
-        mixed = hybrid.apply(variables, images, mask, train=True)
+        read = variables
+        if not baseline and o.mixed_trains == "converters":
+            read = {**variables, "student": jax.lax.stop_gradient(variables["student"])}
+        mixed = hybrid.apply(read, images, mask, train=True)
         stats = statistics.blend_hybrid(stats, mixed.moments, mask)
         if baseline:
             terms["cross"] = o.w_cross * soft(out.teacher_logits, mixed.logits)

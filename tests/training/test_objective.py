@@ -242,6 +242,34 @@ def test_drawn_compositions_are_never_pure_and_follow_the_baselines_rule():
     assert abs(drawn.mean() - 0.5) < 0.03
 
 
+@pytest.mark.slow
+def test_mixed_compositions_may_train_converters_alone():
+    hybrid, variables, images, labels = setting()
+    stacked = prefix_masks(hybrid, variables)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(mixed_trains, params):
+        objective = Objective(
+            mixed_compositions=1, mixed_rule="crossing", mixed_trains=mixed_trains
+        )
+
+        def mixed(params):
+            moved = {name: {**variables[name], "params": params[name]} for name in variables}
+            _, outputs = distillation_loss(
+                hybrid, objective, moved, images, labels, stacked, jax.random.key(2)
+            )
+            return outputs.terms["mixed"]
+
+        return jax.grad(mixed)(params)
+
+    params = {name: tree["params"] for name, tree in variables.items()}
+    alone, both = (gradient(what, params) for what in ("converters", "all"))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(alone["student"]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(both["student"]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(alone["decoders"]))
+    chex_close(alone["decoders"], both["decoders"])
+
+
 def test_drawn_crossings_are_no_prefixes_and_all_others_come():
     keys = jax.random.split(jax.random.key(0), 2000)
     drawn = np.asarray(jax.vmap(lambda k: draw_crossing(k, 4))(keys))
@@ -289,6 +317,7 @@ def test_decoupled_distillation_takes_the_place_of_every_soft_loss():
     assert terms["cross"] == pytest.approx(2 * np.mean(cross), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_each_prefix_may_imitate_the_next_one():
     hybrid, variables, images, labels = setting()
     outputs, _, teacher = separate()
