@@ -2,7 +2,8 @@
 
 The ladder keeps statistics per stream (`calibration`), which a bundle holds once for all
 compositions. Statistics of a composition of its own are what an objective could reach if these were
-for free: with them a table compares objectives and not their statistics.
+for free: with them a table compares objectives and not their statistics. Their means by stream are
+what suits every composition that enters it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,8 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pwl_jax.data import pipeline, sources
+from pwl_jax.hybrid import HybridNetwork
+from pwl_jax.hybrid.masks import entry_name
 from pwl_jax.ladder import EXACT, Bits, Composition, Rung
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training import workdir
@@ -45,6 +49,8 @@ def composition_statistics(
     run = jax.jit(
         lambda index, block, x: hybrid.student.apply_block(index, block, x, train=True),
         static_argnums=0,
+        # Moments are the whole batch's, on every device of every host.
+        out_shardings=(None, NamedSharding(evaluator.mesh, PartitionSpec())),
     )
     teacher = jax.jit(hybrid.run, static_argnums=0)
     rungs = [Rung.uniform(composition, EXACT) for composition in compositions]
@@ -72,6 +78,46 @@ def composition_statistics(
         total = jax.tree.map(np.add, total, found) if total else found
         count += 1
     return jax.tree.map(lambda leaf: leaf / np.float32(count), total)
+
+
+def stream_statistics(hybrid: HybridNetwork, found: Statistics) -> Variables:
+    """Means by stream of what `composition_statistics` found: a student's `batch_stats`.
+
+    Every composition of the blocks up to a student's block that enters its stream counts the same.
+    """
+    by_stream: dict[str, dict[str, list[Any]]] = {}
+    for letters, parts in found.items():
+        here = Composition.parse(letters)
+        entry = here.entry(here.block(len(here) - 1)) if hybrid.per_stream else None
+        stream = entry_name(entry)
+        for part, tree in parts.items():
+            by_stream.setdefault(stream, {}).setdefault(part, []).append(tree)
+    return {
+        stream: {
+            part: jax.tree.map(lambda *leaves: sum(leaves) / np.float32(len(leaves)), *trees)
+            for part, trees in parts.items()
+        }
+        for stream, parts in by_stream.items()
+    }
+
+
+def calibrated_over_all(
+    evaluator: Evaluator,
+    variables: Variables,
+    batches: Iterable[Batch],
+    normalize: Callable[[Any], Any],
+) -> Variables:
+    """The variables with each stream's statistics measured over all 2^N compositions.
+
+    What `calibration.calibrated` does over the prefixes; arguments as of `composition_statistics`.
+    """
+    if not jax.tree.leaves(variables["student"]["batch_stats"]):
+        return variables
+    compositions = Composition.all(evaluator.hybrid.num_blocks)
+    found = composition_statistics(evaluator, variables, compositions, batches, normalize)
+    stats = stream_statistics(evaluator.hybrid, found)
+    placed = jax.device_put(stats, NamedSharding(evaluator.mesh, PartitionSpec()))
+    return {**variables, "student": {**variables["student"], "batch_stats": placed}}
 
 
 def measure_recalibrated(

@@ -24,6 +24,7 @@ from pwl_jax.training.optimizer import (
     make_optimizer,
     params_of,
 )
+from pwl_jax.training.recalibration import calibrated_over_all
 from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram
 
 Batches = Callable[[], Iterable[Batch]]
@@ -158,7 +159,10 @@ def distillation_task(
 
     def assess(variables: Variables, validation: Batches, training: Batches) -> Assessment:
         if config.calibration_examples:
-            variables = calibrated(hybrid, variables, training(), normalize, moments_of, mesh)
+            if config.calibration_over == "all":
+                variables = calibrated_over_all(evaluator, variables, training(), normalize)
+            else:
+                variables = calibrated(hybrid, variables, training(), normalize, moments_of, mesh)
         found = evaluate_compositions(evaluator, variables, prefixes, validation(), normalize)
         values = {f"{c}/top1": result.score for c, result in found.items()}
         score = sum(values.values()) / len(values)

@@ -10,7 +10,11 @@ from pwl_jax.hybrid import walk
 from pwl_jax.ladder import EXACT, Composition, Rung, Unit
 from pwl_jax.training import workdir
 from pwl_jax.training.evaluation import Evaluator
-from pwl_jax.training.recalibration import composition_statistics, measure_recalibrated
+from pwl_jax.training.recalibration import (
+    calibrated_over_all,
+    composition_statistics,
+    measure_recalibrated,
+)
 from pwl_jax.training.step import device_mesh
 from pwl_jax.training.stitching import stitched
 from tests.tiny_models import few, tiny_model
@@ -54,6 +58,33 @@ def test_statistics_are_the_mean_moments_of_each_composition():
             for part, tree in got.items():
                 for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(mean[part]), strict=True):
                     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistics", ["per_stream", "shared"])
+def test_a_stream_calibrated_over_all_is_the_mean_of_what_enters_it(statistics):
+    model = tiny_model("vgg", statistics=statistics)
+    hybrid, variables = model.hybrid, model.variables
+    evaluator = Evaluator(hybrid, device_mesh())
+    got = calibrated_over_all(evaluator, variables, batches(1), normalize)
+    assert jax.tree.structure(got) == jax.tree.structure(variables)
+    for same in ("teacher", "encoders", "decoders"):
+        assert got[same] is variables[same]
+    every = Composition.all(3)
+    found = composition_statistics(evaluator, variables, every, batches(1), normalize)
+    last = hybrid.student.parts_of(2)
+    entering = {
+        "per_stream": {"own": ["SSS"], "entry0": ["TSS"], "entry1": ["TTS", "STS"]},
+        "shared": {"own": ["SSS", "TSS", "TTS", "STS"]},
+    }[statistics]
+    for stream, names in entering.items():
+        for part in (p for p in last if p in found["SSS"]):
+            mean = jax.tree.map(
+                lambda *leaves: sum(leaves) / len(leaves), *(found[name][part] for name in names)
+            )
+            measured = got["student"]["batch_stats"][stream][part]
+            for a, b in zip(jax.tree.leaves(measured), jax.tree.leaves(mean), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_logits_use_the_statistics_of_the_composition():
