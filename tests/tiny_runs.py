@@ -17,6 +17,8 @@ from pwl_jax.training.config import RunConfig, run_config
 from tests.tiny_pairs import tiny_pair
 
 ROOT = Path(__file__).parents[1]
+READS_EXECUTABLES = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
+"""For processes that are killed: what one of them half wrote would be there for all others."""
 
 
 def fields(**changes):
@@ -77,9 +79,6 @@ def command(module, *arguments, devices=1):
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    if jax.config.jax_compilation_cache_dir:
-        environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     return [sys.executable, "-m", module, *map(str, arguments)], environment
 
 
@@ -106,7 +105,7 @@ def started(module, *arguments, devices=1):
     line, environment = command(module, *arguments, devices=devices)
     return subprocess.Popen(
         line,
-        env=environment,
+        env={**environment, **READS_EXECUTABLES},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

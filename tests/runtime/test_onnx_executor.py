@@ -21,24 +21,9 @@ def executor():
     return create_executor("onnxruntime", ["stablehlo", "onnx"])
 
 
-def read(executor, unit, data=None, bindings=None):
-    if bindings is None:
-        bindings = {stream: tiny.arguments(unit, stream) for stream in tiny.streams(unit)}
-    return executor.read_program(unit, tiny.onnx_model(unit) if data is None else data, bindings)
-
-
-def steps_of(executor, composition, tensors=TENSORS):
-    parsed = Composition.parse(composition)
-    steps = []
-    for unit in parsed.units():
-        block = executor.load(read(executor, unit), tiny.unit_tensors(unit, tensors))
-        steps.append(Step(block, parsed.stream(unit)))
-    return steps
-
-
 @pytest.mark.parametrize("composition", [str(c) for c in Composition.all(tiny.BLOCKS)])
 def test_every_composition_agrees_with_numpy(executor, composition):
-    steps = steps_of(executor, composition)
+    steps = tiny.steps_of(executor, composition)
     for count in (4, 1, 3):
         logits = executor.run(steps, IMAGES[:count])
         expected = tiny.reference_logits(TENSORS, composition, IMAGES[:count])
@@ -47,14 +32,14 @@ def test_every_composition_agrees_with_numpy(executor, composition):
 
 
 def test_streams_bind_their_own_statistics(executor):
-    steps = steps_of(executor, "TSS")
+    steps = tiny.steps_of(executor, "TSS")
     wrong = [Step(step.block, "own") for step in steps]
     assert np.abs(executor.run(steps, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
 
 
 def test_a_session_for_each_stream_that_runs():
     executor = create_executor("onnxruntime", ["onnx"])
-    steps = steps_of(executor, "TSS")
+    steps = tiny.steps_of(executor, "TSS")
     units = len(steps)
     executor.warm(steps, IMAGES)
     assert executor.compiles == units + 2  # both student blocks stand in stream 0, not their own
@@ -68,8 +53,8 @@ def test_a_session_for_each_stream_that_runs():
 def test_other_weights_give_other_answers(executor):
     """Constants are of the session that was made with them."""
     other = {name: tensor + 1 for name, tensor in TENSORS.items()}
-    before = executor.run(steps := steps_of(executor, "TTT"), IMAGES)
-    changed = executor.run(steps_of(executor, "TTT", other), IMAGES)
+    before = executor.run(steps := tiny.steps_of(executor, "TTT"), IMAGES)
+    changed = executor.run(tiny.steps_of(executor, "TTT", other), IMAGES)
     expected = tiny.reference_logits(other, "TTT", IMAGES)
     np.testing.assert_allclose(changed, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(executor.run(steps, IMAGES), before)
@@ -78,7 +63,7 @@ def test_other_weights_give_other_answers(executor):
 def test_blocks_keep_their_weights_alive(executor):
     """ONNX Runtime reads weights in place: what nobody else holds must not be freed under it."""
     tensors = {name: tensor.copy() for name, tensor in TENSORS.items()}
-    steps = steps_of(executor, "TST", tensors)
+    steps = tiny.steps_of(executor, "TST", tensors)
     shapes = [tensor.shape for tensor in tensors.values()]
     del tensors
     gc.collect()
@@ -94,8 +79,8 @@ def test_narrow_floats_are_widened(executor):
     narrow = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in TENSORS.items()}
     wide = {name: tensor.astype(np.float32) for name, tensor in narrow.items()}
     np.testing.assert_array_equal(
-        executor.run(steps_of(executor, "STS", narrow), IMAGES),
-        executor.run(steps_of(executor, "STS", wide), IMAGES),
+        executor.run(tiny.steps_of(executor, "STS", narrow), IMAGES),
+        executor.run(tiny.steps_of(executor, "STS", wide), IMAGES),
     )
 
 
@@ -104,7 +89,9 @@ def test_a_live_model_climbs_to_the_same_teacher(bundle, executor):
         assert model.wait(timeout=60) == "TTT@exact"
         answer = model.predict(IMAGES)
     assert (answer.rung, answer.executor) == ("TTT@exact", "onnxruntime")
-    np.testing.assert_array_equal(answer.logits, executor.run(steps_of(executor, "TTT"), IMAGES))
+    np.testing.assert_array_equal(
+        answer.logits, executor.run(tiny.steps_of(executor, "TTT"), IMAGES)
+    )
 
 
 def test_only_onnx_programs_are_fetched(bundle, executor):
@@ -117,7 +104,7 @@ def test_only_onnx_programs_are_fetched(bundle, executor):
 
 
 def test_many_threads_share_a_session(executor):
-    steps, answers = steps_of(executor, "TSS"), {}
+    steps, answers = tiny.steps_of(executor, "TSS"), {}
     expected = executor.run(steps, IMAGES)
 
     def ask(number):
@@ -137,26 +124,28 @@ def test_mistakes_name_the_unit(executor):
     tensors = tiny.unit_tensors(unit, TENSORS)
     kernel = "teacher/params/block1/kernel"
     with pytest.raises(ExecutorError, match=f"teacher/1 reads '{kernel}', which no shard"):
-        executor.load(read(executor, unit), {n: t for n, t in tensors.items() if n != kernel})
+        executor.load(tiny.read(executor, unit), {n: t for n, t in tensors.items() if n != kernel})
     with pytest.raises(ExecutorError, match="program of teacher/1 "):
-        executor.load(read(executor, unit), {**tensors, kernel: tensors[kernel][:-1]})
+        executor.load(tiny.read(executor, unit), {**tensors, kernel: tensors[kernel][:-1]})
     with pytest.raises(ExecutorError, match="program of teacher/1 "):
-        executor.load(read(executor, unit), {**tensors, kernel: tensors[kernel].astype(np.float64)})
+        executor.load(
+            tiny.read(executor, unit), {**tensors, kernel: tensors[kernel].astype(np.float64)}
+        )
     for damaged in (b"hello", tiny.onnx_model(unit)[:40]):
         with pytest.raises(ExecutorError, match="program of teacher/1 cannot be run"):
-            executor.load(read(executor, unit, damaged), tensors)
+            executor.load(tiny.read(executor, unit, damaged), tensors)
     with pytest.raises(ExecutorError, match="program of teacher/1 "):
         short = {"own": tiny.arguments(unit)[:-1]}
-        executor.load(read(executor, unit, bindings=short), tensors)
+        executor.load(tiny.read(executor, unit, bound=short), tensors)
     with pytest.raises(ExecutorError, match="program of teacher/0: "):
-        executor.run(steps_of(executor, "TTT"), IMAGES[..., :1])
+        executor.run(tiny.steps_of(executor, "TTT"), IMAGES[..., :1])
 
 
 def test_a_wrong_statistic_of_another_stream_is_refused(executor):
     unit = Unit("student", 2)
     tensors = tiny.unit_tensors(unit, TENSORS)
     name = "student/batch_stats/entry1/block2/mean"
-    block = executor.load(read(executor, unit), {**tensors, name: tensors[name][:-1]})
+    block = executor.load(tiny.read(executor, unit), {**tensors, name: tensors[name][:-1]})
     x = np.zeros((1, *tiny.INPUT_SHAPE[:2], tiny.STUDENT_WIDTH), np.float32)
     executor.run([Step(block, "own")], x)
     with pytest.raises(ExecutorError, match="program of student/2 "):

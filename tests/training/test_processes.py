@@ -6,7 +6,7 @@ import pytest
 
 from tests import tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 MANY_STEPS = {"batch_size": 64, "epochs": 4, "checkpoint_every_steps": 5}
 TOTAL = 68
 

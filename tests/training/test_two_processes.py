@@ -11,7 +11,7 @@ import pytest
 from pwl_jax.training.checkpoints import resume_step
 from tests import tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 FIELDS = {"batch_size": 64, "epochs": 2, "checkpoint_every_steps": 5}
 RESIDENT = {"feeding": "device", "steps_per_dispatch": 4}
 TOTAL = 34
