@@ -75,6 +75,13 @@ def test_lines_that_differ_are_counted(tmp_path):
         assert training_kills._differing_lines(ours, theirs) == count
 
 
+@pytest.fixture(autouse=True)
+def killed(monkeypatch):
+    """What is started here inherits this."""
+    for name, value in commands.READS_EXECUTABLES.items():
+        monkeypatch.setenv(name, value)
+
+
 def checked(result, tmp_path, name, kills):
     assert result.returncode == 0, result.stdout + result.stderr
     document = json.loads((tmp_path / "training_kills" / f"{name}.json").read_text())
