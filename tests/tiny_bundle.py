@@ -6,6 +6,7 @@ by statistics that differ from stream to stream, so a wrong binding changes the 
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -150,10 +151,13 @@ def described(unit: Unit):
     )
 
 
+PROGRAMS = {"stablehlo": program, "onnx": onnx_model}
+
+
 def read(executor, unit: Unit, data: bytes | None = None, bound=None):
     """The unit's program as an executor has read it; its bytes or bindings may be replaced."""
     if data is None:
-        data = program(unit) if executor.program_format == "stablehlo" else onnx_model(unit)
+        data = PROGRAMS[executor.program_format](unit)
     return executor.read_program(unit, data, bound or bindings(unit))
 
 
@@ -167,7 +171,12 @@ def steps_of(executor, composition: str, tensors: dict[str, np.ndarray] | None =
     ]
 
 
-def write_bundle(path: Path) -> None:
+def chain_of(executor, composition: str, tensors: dict[str, np.ndarray] | None = None):
+    """The same, joined."""
+    return executor.join(steps_of(executor, composition, tensors))
+
+
+def write_bundle(path: Path, formats: Sequence[str] = tuple(PROGRAMS)) -> None:
     """Writes the bundle; accuracies are invented, everything else is real."""
     tensors = all_tensors()
     rungs = [Rung.parse(name) for name in RUNGS]
@@ -176,7 +185,7 @@ def write_bundle(path: Path) -> None:
             exact_only = unit.kind in ("encoder", "decoder")
             stages = (EXACT,) if exact_only else (4, EXACT)
             writer.add_unit(unit, unit_tensors(unit, tensors), stages)
-            programs = {"stablehlo": program(unit), "onnx": onnx_model(unit)}
+            programs = {format: PROGRAMS[format](unit) for format in formats}
             writer.add_programs(unit, programs, bindings(unit))
         writer.finish(
             pair={"name": "tiny"},

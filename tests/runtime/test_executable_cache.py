@@ -21,7 +21,7 @@ import sys
 import numpy as np
 from pwl_jax.runtime import LiveModel
 
-with LiveModel.open(sys.argv[1], climb=False, rung="TSS@exact") as model:
+with LiveModel.open(sys.argv[1], executor="jax", climb=False, rung="TSS@exact") as model:
     logits = model.predict(np.load(sys.argv[2])).logits
     np.save(sys.argv[3], logits)
     print(model.executor.compiles)
@@ -130,12 +130,12 @@ def test_the_environment_names_the_folder_or_none(tmp_path, monkeypatch):
 def test_a_second_executor_compiles_nothing_and_answers_the_same(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     first, second = JaxExecutor(cache=cache), JaxExecutor(cache=cache)
-    logits = first.run(tiny.steps_of(first, "TST"), IMAGES)
-    again = second.run(tiny.steps_of(second, "TST"), IMAGES)
+    logits = first.run(tiny.chain_of(first, "TST"), IMAGES)
+    again = second.run(tiny.chain_of(second, "TST"), IMAGES)
     units = len(tiny.steps_of(first, "TST"))
     assert (first.compiles, second.compiles) == (units, 0)
     np.testing.assert_array_equal(logits, again)
-    second.run(tiny.steps_of(second, "TST"), IMAGES[:3])
+    second.run(tiny.chain_of(second, "TST"), IMAGES[:3])
     assert second.compiles == units
 
 
@@ -144,7 +144,7 @@ def test_executables_of_another_device_are_not_taken(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     devices = jax.local_devices()[:2]
     executors = [JaxExecutor(device, cache) for device in devices]
-    answers = [executor.run(tiny.steps_of(executor, "SSS"), IMAGES) for executor in executors]
+    answers = [executor.run(tiny.chain_of(executor, "SSS"), IMAGES) for executor in executors]
     np.testing.assert_array_equal(*answers)
     assert [executor.compiles for executor in executors] == [tiny.BLOCKS] * 2
 
@@ -154,7 +154,7 @@ def test_where_jaxs_own_cache_is_on_it_serves_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PWL_EXECUTABLE_CACHE", str(tmp_path / "cache"))
     assert jax.config.jax_compilation_cache_dir
     executor = JaxExecutor()
-    executor.run(tiny.steps_of(executor, "SSS"), IMAGES)
+    executor.run(tiny.chain_of(executor, "SSS"), IMAGES)
     assert not (tmp_path / "cache").exists()
 
 
@@ -162,7 +162,7 @@ def test_where_jaxs_own_cache_is_on_it_serves_alone(tmp_path, monkeypatch):
 def test_by_default_the_named_folder_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("PWL_EXECUTABLE_CACHE", str(tmp_path / "cache"))
     executor = JaxExecutor()
-    executor.run(tiny.steps_of(executor, "SSS"), IMAGES)
+    executor.run(tiny.chain_of(executor, "SSS"), IMAGES)
     assert len(list((tmp_path / "cache").iterdir())) >= tiny.BLOCKS
 
 
@@ -170,13 +170,13 @@ def test_by_default_the_named_folder_is_used(tmp_path, monkeypatch):
 def test_whatever_the_cache_holds_the_answer_is_right(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     executor = JaxExecutor(cache=cache)
-    logits = executor.run(tiny.steps_of(executor, "SSS"), IMAGES)
+    logits = executor.run(tiny.chain_of(executor, "SSS"), IMAGES)
     # Whole and this user's own, yet no executable.
     for data in (b"", b"nonsense", pickle.dumps(("a", "b", "c")), pickle.dumps(7)):
         monkey = ExecutableCache(tmp_path / "cache")
         monkey.load = lambda *key, data=data: data  # type: ignore[method-assign]
         other = JaxExecutor(cache=monkey)
-        np.testing.assert_array_equal(other.run(tiny.steps_of(other, "SSS"), IMAGES), logits)
+        np.testing.assert_array_equal(other.run(tiny.chain_of(other, "SSS"), IMAGES), logits)
         assert other.compiles == tiny.BLOCKS
 
 
