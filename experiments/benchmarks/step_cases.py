@@ -68,9 +68,9 @@ def small_pair(family: str, blocks: int) -> PairSpec:
     return PairSpec(name=f"{family}_{blocks}_small", teacher=teacher, student=student)
 
 
-def drawn_variables(hybrid: HybridNetwork) -> Variables:
+def drawn_variables(hybrid: HybridNetwork, seed: int = 0) -> Variables:
     """Random weights without compiling an init: kernels by fan-in, norms at one and nought."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def drawn(path: Any, leaf: Any) -> np.ndarray:
         if path[-1].key in ("scale", "var"):

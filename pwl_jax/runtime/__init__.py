@@ -13,6 +13,7 @@ from pwl_jax.runtime.executor import (
     executor_names,
 )
 from pwl_jax.runtime.live_model import LiveModel, LiveModelError, NotReadyError
+from pwl_jax.runtime.model_pool import ModelPool, PoolError
 from pwl_jax.runtime.policy import ClimbState, Decision, InOrder, Policy
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "InOrder",
     "LiveModel",
     "LiveModelError",
+    "ModelPool",
     "NotReadyError",
     "Policy",
+    "PoolError",
     "Prediction",
     "Program",
     "Progress",

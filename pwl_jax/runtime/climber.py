@@ -262,6 +262,9 @@ class Climber:
         try:
             self._load(target, commands)
         except _Abandoned:
+            if self._ceiling is not None and self.snapshot is not None:
+                # Demoted on the way up: what was loaded for the rung above is not wanted either.
+                self._release(self.snapshot.rung, self.snapshot.index)
             return
         except Exception as error:
             # Whatever it is, the last good rung answers on.
