@@ -1,8 +1,9 @@
-"""The models that requests switch between: for each its bundle and its teacher as ONNX, also int8."""
+"""Makes the models that requests switch between: bundles, and their teachers alone as ONNX."""
 
 import dataclasses
 import importlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.step_cases import drawn_variables
+from experiments.benchmarks.switching_policies import Model
 from pwl_jax.bundle import Preprocessing
 from pwl_jax.data import pipeline
 from pwl_jax.errors import UserError
@@ -24,39 +26,11 @@ from pwl_jax.training import loop, workdir
 from pwl_jax.training.config import DataConfig, RunConfig, run_config
 
 BITS: tuple[Bits, ...] = (4, EXACT)
-CALIBRATION_IMAGES = 64
-"""Training images that the ranges of int8 activations are taken from."""
+_IMAGES = 64
+"""Training images that the ranges of int8 activations are taken from; drawn ones to be asked."""
 
-_REQUESTS = 64
-"""Drawn images, where there are no real ones."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What every policy may read of one model, and what it is asked.
-
-    Attributes:
-      name: of the model.
-      folder: holds `bundle/`, `teacher.onnx`, `teacher_int8.onnx` and `requests.npz` (`images`,
-        uint8[n, height, width, channels], and `labels`, int[n]; -1 where none are known).
-    """
-
-    name: str
-    folder: Path
-
-    @property
-    def bundle(self) -> Path:
-        """The folder of shards and programs."""
-        return self.folder / "bundle"
-
-    def teacher(self, precision: str) -> Path:
-        """The teacher by itself, `float32` or `int8`."""
-        return self.folder / {"float32": "teacher.onnx", "int8": "teacher_int8.onnx"}[precision]
-
-    @property
-    def teacher_bytes(self) -> int:
-        """Of the teacher's weights in float32."""
-        return int(json.loads((self.folder / "model.json").read_text())["teacher_bytes"])
+_DRAWN = "drawn"
+_DONE = "model.json"
 
 
 def trained_models(
@@ -74,9 +48,8 @@ def trained_models(
     models = []
     for seed in range(count):
         where = folder / f"{config_name}_seed{seed}{'' if epochs is None else f'_epochs{epochs}'}"
-        model = Model(f"{config_name} {seed}", where)
-        models.append(model)
-        if (where / "model.json").exists():
+        if (where / _DONE).exists():
+            models.append(_read(where))
             continue
         say(f"training model {seed + 1} of {count}")
         config = importlib.import_module(f"experiments.configs.{config_name}").get_config()
@@ -86,19 +59,22 @@ def trained_models(
         teacher, distilled = where / "teacher", where / "pwl"
         for task, run_dir, source in (("teacher", teacher, None), ("distill", distilled, teacher)):
             if not loop.train(run_config(config, task), run_dir, source, progress=False).finished:
-                raise UserError(f"the training in '{run_dir}' was stopped; the same command goes on")
-        _write(model, workdir.load_model(distilled))
+                raise UserError(
+                    f"the training in '{run_dir}' was stopped; the same command goes on"
+                )
+        models.append(_written(where, workdir.load_model(distilled)))
     return models
 
 
 def workdir_models(workdirs: Sequence[Path], folder: Path) -> list[Model]:
     """Pairs that `launch.distill` left, measured on their own data."""
     models = []
-    for index, run_dir in enumerate(workdirs):
-        model = Model(f"{run_dir.name} {index}", folder / f"{run_dir.name}_{index}")
-        models.append(model)
-        if not (model.folder / "model.json").exists():
-            _write(model, workdir.load_model(run_dir))
+    for run_dir in workdirs:
+        where = folder / "_".join(run_dir.absolute().parts[-2:])
+        if (where / _DONE).exists():
+            models.append(_read(where))
+        else:
+            models.append(_written(where, workdir.load_model(run_dir)))
     return models
 
 
@@ -108,60 +84,82 @@ def drawn_models(
     """Pairs of the registry with drawn weights: bytes and times are real, answers are not."""
     models = []
     for seed in range(count):
-        model = Model(f"{pair_name} {seed}", folder / f"{pair_name}_drawn{seed}")
-        models.append(model)
-        if (model.folder / "model.json").exists():
+        where = folder / f"{pair_name}_drawn{seed}"
+        if (where / _DONE).exists():
+            models.append(_read(where))
             continue
         say(f"drawing model {seed + 1} of {count}")
         pair = registry.pair(pair_name)
-        config = RunConfig(task="distill", pair=pair, data=DataConfig(name="drawn"), seed=seed)
-        variables = jax.device_get(drawn_variables(HybridNetwork.from_pair(pair), seed))
-        drawn = workdir.TrainedModel(config, HybridNetwork.from_pair(pair), variables, 0)
-        _write(model, drawn)
+        config = RunConfig(task="distill", pair=pair, data=DataConfig(name=_DRAWN), seed=seed)
+        hybrid = HybridNetwork.from_pair(pair)
+        variables = jax.device_get(drawn_variables(hybrid, seed))
+        models.append(_written(where, workdir.TrainedModel(config, hybrid, variables, 0)))
     return models
 
 
-def _write(model: Model, trained: workdir.TrainedModel) -> None:
-    """All files of a model; `model.json` last, which says that the others are whole."""
-    model.folder.mkdir(parents=True, exist_ok=True)
-    config, preprocessing = trained.config, workdir.preprocessing_of(trained.config)
-    if config.data.name == "drawn":
+def _read(folder: Path) -> Model:
+    return Model(folder=str(folder), **json.loads((folder / _DONE).read_text()))
+
+
+def _written(folder: Path, trained: workdir.TrainedModel) -> Model:
+    """All files of a model; the last one says that the others are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = trained.config
+    if config.data.name == _DRAWN:
+        size = config.pair.teacher.input_shape
+        preprocessing = Preprocessing(size, (0.5,) * size[-1], (0.25,) * size[-1])
         validation = test = None
         rng = np.random.default_rng(config.seed)
-        images = rng.integers(0, 256, (_REQUESTS, *config.pair.teacher.input_shape), np.uint8)
-        labels = np.full(_REQUESTS, -1)
-        calibration = images
+        images = rng.integers(0, 256, (_IMAGES, *size), np.uint8)
+        labels, calibration = np.full(_IMAGES, -1), images
     else:
+        preprocessing = workdir.preprocessing_of(config)
         validation, test = (workdir.open_data(config, split) for split in ("validation", "test"))
         images, labels = pipeline.in_memory(test, preprocessing)
         train = workdir.open_data(config, "train")
-        calibration = np.stack([train[i]["image"] for i in range(CALIBRATION_IMAGES)])
+        calibration = np.stack([train[i]["image"] for i in range(_IMAGES)])
     options = BundleOptions(
         base_budget=None if validation is None else DEFAULT_BUDGET, programs=("onnx",)
     )
+    model = Model(folder.name, str(folder), 0, 0, preprocessing.to_dict())
     export_bundle(trained, model.bundle, BITS, validation, test, options=options)
     blocks = trained.hybrid.num_blocks
-    weights = ComposedWeights(
-        config.pair, Composition.prefix(blocks, blocks), trained.variables, (), preprocessing
-    )
-    size = write_onnx(model.teacher("float32"), weights)
-    _quantize(model, preprocessing, calibration)
-    np.savez(model.folder / "requests.npz", images=images, labels=labels)
-    (model.folder / "model.json").write_text(json.dumps({"teacher_bytes": size}) + "\n")
+    whole = Composition.prefix(blocks, blocks)
+    weights = ComposedWeights(config.pair, whole, trained.variables)
+    with tempfile.TemporaryDirectory() as scratch:
+        size = write_onnx(Path(scratch) / "teacher.onnx", weights)
+        int8_size = _optimised(model, Path(scratch) / "teacher.onnx", preprocessing, calibration)
+    np.savez(model.requests, images=images, labels=labels)
+    model = dataclasses.replace(model, float32_bytes=size, int8_bytes=int8_size)
+    fields = {key: value for key, value in dataclasses.asdict(model).items() if key != "folder"}
+    (folder / _DONE).write_text(json.dumps(fields) + "\n")
+    return model
 
 
-def _quantize(model: Model, preprocessing: Preprocessing, images: np.ndarray) -> None:
-    """The teacher in int8 by ONNX Runtime's own tool: weights by channel, activations calibrated."""
+def _optimised(
+    model: Model, teacher: Path, preprocessing: Preprocessing, images: np.ndarray
+) -> int:
+    """Writes a teacher as ONNX Runtime's tools leave it: optimised, and that in int8.
+
+    What can be computed beforehand is, so that loading does not have to. In int8, weights have a
+    scale for each channel, and activations the ranges that some training images give them.
+
+    Returns:
+      Bytes of the int8 model's constants.
+    """
+    import onnx
     from onnxruntime import quantization
+    from onnxruntime.quantization import shape_inference
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(images)
+    class Images(quantization.CalibrationDataReader):
+        left = iter(images)
 
         def get_next(self) -> dict[str, Any] | None:
-            image = next(self._left, None)
+            image = next(self.left, None)
             return None if image is None else {"images": preprocessing(image)}
 
-    quantization.quantize_static(
-        model.teacher("float32"), model.teacher("int8"), Reader(), per_channel=True
-    )
+    # Symbolic shapes would need another package; ours are known but for the batch.
+    shape_inference.quant_pre_process(teacher, model.float32, skip_symbolic_shape=True)
+    quantization.quantize_static(model.float32, model.int8, Images(), per_channel=True)
+    constants = onnx.load(model.int8).graph.initializer
+    return sum(onnx.numpy_helper.to_array(constant).nbytes for constant in constants)

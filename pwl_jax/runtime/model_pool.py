@@ -59,7 +59,9 @@ class Share:
         ]
         if not fitting:
             top = state.current == rungs[-1]
-            return Decision(None, "top of the ladder" if top else f"its share is {self.bytes} bytes")
+            return Decision(
+                None, "top of the ladder" if top else f"its share is {self.bytes} bytes"
+            )
         if state.current < 0:
             return Decision(0)
         highest = fitting[-1]
