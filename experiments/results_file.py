@@ -28,7 +28,7 @@ class Row:
       metric: what was measured.
       unit: of the samples.
       samples: every value that was measured, at least one.
-      target: a bound on the median, as `<= 1.02`, `< 1`, `>= 5`, `> 0` or `== 1`; None: only reported.
+      target: a bound on the median, as `<= 1.02`, `< 1`, `>= 5`, `> 0`, `== 1`; None: no bound.
       note: what a reader must know of this row.
     """
 

@@ -1,7 +1,7 @@
 r"""More models than fit into memory, and requests that switch between them.
 
   python -m experiments.benchmarks.model_switching [--rounds=5] [--models=6] [--share=0.333] \
-      [--workdirs=W1/pwl,W2/pwl,...] [--config=lenet5_digits] [--drawn=resnet_half]
+      [--workdirs=W1/pwl,W2/pwl,...] [--config=lenet5_digits] [--drawn=resnet_quarter]
 
 Requests ask for one of K models by Zipf's law; which model is how popular changes between the
 phases of the trace. All policies serve the same trace, one request after the other, each in a
@@ -46,12 +46,12 @@ _CONFIG = flags.DEFINE_string(
 )
 _EPOCHS = flags.DEFINE_integer("epochs", None, "Of teacher and student; the config's if not given.")
 _DRAWN = flags.DEFINE_string(
-    "drawn", "resnet_half", "Pair of the registry with drawn weights; empty for none."
+    "drawn", "resnet_quarter", "Pair of the registry with drawn weights; empty for none."
 )
 _MODELS = flags.DEFINE_integer("models", 6, "K, where models are made here.", lower_bound=2)
 _SHARE = flags.DEFINE_float("share", 1 / 3, "Of the teachers' weights that memory holds.", 0.0)
 _REQUESTS = flags.DEFINE_integer("requests", 3000, "Of the first case.", lower_bound=1)
-_DRAWN_REQUESTS = flags.DEFINE_integer("drawn_requests", 300, "Of the second.", lower_bound=1)
+_DRAWN_REQUESTS = flags.DEFINE_integer("drawn_requests", 450, "Of the second.", lower_bound=1)
 _ZIPF = flags.DEFINE_float("zipf", 1.0, "Popularity is 1 / rank to this power.", 0.0)
 _PHASES = flags.DEFINE_integer("phases", 3, "Orders of popularity, one after another.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Processes of each policy.", lower_bound=1)

@@ -59,9 +59,7 @@ def trained_models(
         teacher, distilled = where / "teacher", where / "pwl"
         for task, run_dir, source in (("teacher", teacher, None), ("distill", distilled, teacher)):
             if not loop.train(run_config(config, task), run_dir, source, progress=False).finished:
-                raise UserError(
-                    f"the training in '{run_dir}' was stopped; the same command goes on"
-                )
+                raise UserError(f"the training in '{run_dir}' was stopped; run it again")
         models.append(_written(where, workdir.load_model(distilled)))
     return models
 
@@ -106,11 +104,11 @@ def _written(folder: Path, trained: workdir.TrainedModel) -> Model:
     folder.mkdir(parents=True, exist_ok=True)
     config = trained.config
     if config.data.name == _DRAWN:
-        size = config.pair.teacher.input_shape
-        preprocessing = Preprocessing(size, (0.5,) * size[-1], (0.25,) * size[-1])
+        shape = config.pair.teacher.input_shape
+        preprocessing = Preprocessing(shape, (0.5,) * shape[-1], (0.25,) * shape[-1])
         validation = test = None
         rng = np.random.default_rng(config.seed)
-        images = rng.integers(0, 256, (_IMAGES, *size), np.uint8)
+        images = rng.integers(0, 256, (_IMAGES, *shape), np.uint8)
         labels, calibration = np.full(_IMAGES, -1), images
     else:
         preprocessing = workdir.preprocessing_of(config)

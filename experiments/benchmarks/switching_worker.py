@@ -1,4 +1,4 @@
-"""One policy on one trace, in a process of its own; reads its work from stdin, prints what it saw."""
+"""One policy on one trace, in a process of its own: work as JSON on stdin, findings on stdout."""
 
 import dataclasses
 import json
@@ -49,21 +49,23 @@ def measured(work: Work) -> dict[str, Any]:
     """Answers every request, one after the other.
 
     Returns:
-      `seconds` and `right` (1, 0, or -1 where the label is not known) of every request,
-      `answered_by` (requests by what answered them), `read_bytes` and `stored_bytes` (by system
+      `seconds`, `right` (1, 0, or -1 where the label is not known) and `answered_by` (what computed
+      it) of every request, `read_bytes` and `stored_bytes` (by system
       calls, and of these from the disk; None where the system does not tell), `base_bytes` and
       `peak_bytes` of memory before the first model and at most, and `dropped` (whether files could
       be dropped from the page cache before).
     """
     files = [np.load(model.requests) for model in work.models]
     requests = [(file["images"], file["labels"]) for file in files]
-    dropped = all([switching_policies.forget(Path(model.folder)) for model in work.models])
+    dropped = False
+    for model in work.models:
+        dropped = switching_policies.forget(Path(model.folder))
     join(work.groups)
     base, read = peak_bytes(), _read_bytes()
     models = {model.name: model for model in work.models}
     names = [model.name for model in work.models]
     policy = switching_policies.policy(work.policy, models, work.budget, work.executor)
-    seconds, right, answered_by = [], [], dict[str, int]()
+    seconds, right, answered_by = [], [], []
     try:
         for which, number in work.trace:
             images, labels = requests[which]
@@ -72,7 +74,7 @@ def measured(work: Work) -> dict[str, Any]:
             found, by = policy.answer(names[which], image)
             seconds.append(time.perf_counter() - began)
             right.append(-1 if label < 0 else int(found == label))
-            answered_by[by] = answered_by.get(by, 0) + 1
+            answered_by.append(by)
             policy.settle()
         end = _read_bytes()
         peak = peak_bytes()

@@ -1,7 +1,8 @@
-"""Several live models that share one budget of weights: those in demand climb, the others wait low."""
+"""Several live models that share one budget of weights: those in demand climb, others wait low."""
 
 import dataclasses
 import logging
+import math
 import os
 import threading
 import time
@@ -13,9 +14,12 @@ from pwl_jax.runtime.answers import Prediction
 from pwl_jax.runtime.live_model import LiveModel, LiveModelError
 from pwl_jax.runtime.policy import ClimbState, Decision, block_keys
 
-INCUMBENT = 1.5
-"""How much more the demand for a model counts that has climbed already, so that two in equal demand
-do not take turns: a climb costs more than it gains if it is undone at once."""
+DEVIATIONS = 2.0
+"""By how many standard deviations of a count one demand must be above another before a model loses
+its share to another: less is chance, and models in about equal demand would take turns."""
+
+LEAST_HALF_LIFE = 4
+"""Below it no demand ever grows high enough to be told from chance."""
 
 _SECONDS_BETWEEN = 0.02
 _RELEASE_SECONDS = 0.002
@@ -44,10 +48,12 @@ class Share:
         self.bytes = 0
         self.needed: tuple[int, ...] = ()
         self.known = threading.Event()
+        self._state: ClimbState | None = None
 
     def next_rung(self, state: ClimbState) -> Decision:
         """The next rung within the share; the model rests where there is none."""
         rungs = range(len(state.rungs))
+        self._state = state
         if not self.needed:
             self.needed = tuple(_held(state, 0, rung) for rung in rungs)
             self.known.set()
@@ -81,6 +87,14 @@ class Share:
         """The least share that reaches as high as `limit` bytes do; at least the first rung's."""
         return next((needed for needed in reversed(self.needed) if needed <= limit), self.first)
 
+    def leads_up(self, share: int) -> bool:
+        """Whether the rung that `share` bytes are for can be reached from the one that answers."""
+        state = self._state
+        if state is None or state.current <= 0:
+            return True
+        highest = max(rung for rung, needed in enumerate(self.needed) if needed <= share)
+        return highest <= state.current or _held(state, state.current, highest) <= share
+
 
 def _held(state: ClimbState, one: int, other: int) -> int:
     """Bytes of two rungs side by side."""
@@ -111,9 +125,9 @@ class ModelPool:
     """Live models under one budget. Every one of them answers at any time, from its first rung on.
 
     Models that are asked for climb in the background, the most wanted first, each as high as the
-    budget then allows. Where that is short, the least wanted that have climbed go back down to
-    their first rungs; none is ever unloaded. Demand is the number of requests, halved with every
-    `half_life` requests to the pool: 1 makes it the order of last use.
+    budget then allows. Where that is short, models that have climbed and are clearly less wanted go
+    back down to their first rungs, the least wanted first; none is ever unloaded. Demand is the
+    number of requests, each of which counts half after another `half_life` requests to the pool.
 
         with ModelPool(budget=64 << 20) as pool:
             for name in ("cats", "dogs", "birds"):
@@ -130,15 +144,18 @@ class ModelPool:
           budget: bytes of weights that all models may hold together, what is being loaded
             included; only what requests under way still read of a rung that was left in the middle
             of a climb may come on top of it.
-          half_life: requests to the pool after which one counts half.
+          half_life: requests to the pool after which one counts half; from `LEAST_HALF_LIFE` on.
           **options: for every `LiveModel.open`, such as `executor`; an executor that was made
             before is shared by all.
 
         Raises:
-          PoolError: a budget or half-life that is not positive, or an option that is the pool's.
+          PoolError: a budget that is not positive, too short a half-life, or an option that is the
+            pool's.
         """
-        if not budget > 0 or not half_life > 0:
-            raise PoolError("budget and half_life must be positive numbers")
+        if not budget > 0:
+            raise PoolError(f"budget must be a positive number of bytes, not {budget}")
+        if not half_life >= LEAST_HALF_LIFE:
+            raise PoolError(f"half_life must be at least {LEAST_HALF_LIFE}, not {half_life}")
         self.budget = budget
         self._options = _checked(options)
         self._decay = 0.5 ** (1.0 / half_life)
@@ -291,34 +308,34 @@ class ModelPool:
             self._closed.wait(_SECONDS_BETWEEN)
 
     def _deal(self) -> None:
-        """Gives every model the share that its demand earns; takes before it gives."""
-        shares = self._shares()
-        for member, share in shares.items():
-            if share < member.share.bytes:
-                self._take_back(member)
-        for member, share in shares.items():
-            if share > member.share.bytes:
-                member.share.bytes = share
-                member.model.promote()
-            member.satisfied = share == member.share.full
-
-    def _shares(self) -> dict[Member, int]:
-        """To the most wanted as much as they can use, to the next ones what that leaves."""
+        """Gives the most wanted what they can use: what is free, or held by the far less wanted."""
         with self._lock:
-            demands = {
-                member: self._demand(member)
-                * (INCUMBENT if member.share.bytes > member.share.first else 1.0)
-                for member in self._members.values()
-            }
-        free = self.budget - sum(member.share.first for member in demands)
-        shares = {}
-        for member in sorted(demands, key=demands.__getitem__, reverse=True):
-            first = member.share.first
-            share = member.share.within(first + free) if demands[member] else member.share.bytes
-            # What was given to a model that nobody asks for is taken when another one needs it.
-            shares[member] = min(share, max(first + free, first))
-            free -= shares[member] - first
-        return shares
+            demands = {member: self._demand(member) for member in self._members.values()}
+        wanted = sorted(demands, key=demands.__getitem__, reverse=True)
+        for member in wanted:
+            if not demands[member] or member.satisfied:
+                continue
+            share = member.share
+            losers = [
+                other
+                for other in wanted
+                if other.share.bytes > other.share.first
+                and _surpasses(demands[member], demands[other])
+            ]
+            within_reach = sum(other.share.bytes - other.share.first for other in losers)
+            target = share.within(share.bytes + self._free() + within_reach)
+            if target <= share.bytes:
+                continue
+            while share.within(share.bytes + self._free()) < target:
+                self._take_back(losers.pop())
+            if not share.leads_up(target):
+                self._take_back(member)
+            share.bytes = target
+            member.satisfied = target == share.full
+            member.model.promote()
+
+    def _free(self) -> int:
+        return self.budget - sum(member.share.bytes for member in self._members.values())
 
     def _take_back(self, member: Member) -> None:
         """Sends a model to its first rung, and waits until the requests above it are answered."""
@@ -345,6 +362,11 @@ class ModelPool:
                 return
             if member.share.bytes > member.share.first:
                 self._take_back(member)
+
+
+def _surpasses(demand: float, other: float) -> bool:
+    """Whether two counts of rare events differ by more than chance makes them."""
+    return demand > other + DEVIATIONS * math.sqrt(demand + other)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
