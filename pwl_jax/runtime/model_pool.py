@@ -6,13 +6,16 @@ import math
 import os
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from pwl_jax.bundle import BundleReader
 from pwl_jax.errors import UserError
 from pwl_jax.runtime.answers import Prediction
+from pwl_jax.runtime.executor import Executor, create_executor
 from pwl_jax.runtime.live_model import LiveModel, LiveModelError
-from pwl_jax.runtime.policy import ClimbState, Decision, block_keys
+from pwl_jax.runtime.share import Share
 
 DEVIATIONS = 2.0
 """By how many standard deviations of a count one demand must be above another before a model loses
@@ -24,82 +27,19 @@ LEAST_HALF_LIFE = 4
 _SECONDS_BETWEEN = 0.02
 _RELEASE_SECONDS = 0.002
 _DEMOTION_SECONDS = 60.0
-_OF_THE_POOL = ("policy", "memory_budget", "stop_at", "byte_budget", "deadline", "climb", "block")
+_OF_THE_POOL = (
+    "executor",
+    "policy",
+    "memory_budget",
+    "stop_at",
+    "byte_budget",
+    "deadline",
+    "climb",
+)
 
 
 class PoolError(UserError):
     """A pool cannot do what was asked; the message says why."""
-
-
-class Share:
-    """The policy of one live model in a pool: climbs as high as its share of the budget allows.
-
-    A rung fits if it and the one before it, and it and the first one, fit side by side: the way
-    back down must be open too, or memory could not be had back when it is short. A rung on the way
-    is taken only if the highest one that fits can still be reached from it.
-
-    Attributes:
-      bytes: the share; 0 until the pool has given one.
-      needed: bytes of each rung and the first one together.
-      known: set when the model has asked for the first time, which tells what its rungs need.
-    """
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.needed: tuple[int, ...] = ()
-        self.known = threading.Event()
-        self._state: ClimbState | None = None
-
-    def next_rung(self, state: ClimbState) -> Decision:
-        """The next rung within the share; the model rests where there is none."""
-        rungs = range(len(state.rungs))
-        self._state = state
-        if not self.needed:
-            self.needed = tuple(_held(state, 0, rung) for rung in rungs)
-            self.known.set()
-        current = max(state.current, 0)
-        fitting = [
-            rung
-            for rung in rungs[state.current + 1 :]
-            if self.needed[rung] <= self.bytes and _held(state, current, rung) <= self.bytes
-        ]
-        if not fitting:
-            top = state.current == rungs[-1]
-            return Decision(
-                None, "top of the ladder" if top else f"its share is {self.bytes} bytes"
-            )
-        if state.current < 0:
-            return Decision(0)
-        highest = fitting[-1]
-        return Decision(next(r for r in fitting if _held(state, r, highest) <= self.bytes))
-
-    @property
-    def first(self) -> int:
-        """Bytes of the first rung."""
-        return self.needed[0]
-
-    @property
-    def full(self) -> int:
-        """Bytes of the share that reaches the top."""
-        return self.needed[-1]
-
-    def within(self, limit: int) -> int:
-        """The least share that reaches as high as `limit` bytes do; at least the first rung's."""
-        return next((needed for needed in reversed(self.needed) if needed <= limit), self.first)
-
-    def leads_up(self, share: int) -> bool:
-        """Whether the rung that `share` bytes are for can be reached from the one that answers."""
-        state = self._state
-        if state is None or state.current <= 0:
-            return True
-        highest = max(rung for rung, needed in enumerate(self.needed) if needed <= share)
-        return highest <= state.current or _held(state, state.current, highest) <= share
-
-
-def _held(state: ClimbState, one: int, other: int) -> int:
-    """Bytes of two rungs side by side."""
-    keys = block_keys(state.rungs[one]) | block_keys(state.rungs[other])
-    return sum(state.block_bytes[key] for key in keys)
 
 
 @dataclasses.dataclass(eq=False)
@@ -137,16 +77,24 @@ class ModelPool:
     Safe to use from many threads. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, budget: int, *, half_life: float = 64.0, **options: Any) -> None:
+    def __init__(
+        self,
+        budget: int,
+        *,
+        executor: str | Executor = "auto",
+        half_life: float = 64.0,
+        **options: Any,
+    ) -> None:
         """An empty pool.
 
         Args:
           budget: bytes of weights that all models may hold together, what is being loaded
             included; only what requests under way still read of a rung that was left in the middle
             of a climb may come on top of it.
+          executor: "auto", the name of an executor, or an executor of its own. All models share it,
+            and none changes to another on its way: that takes their weights twice.
           half_life: requests to the pool after which one counts half; from `LEAST_HALF_LIFE` on.
-          **options: for every `LiveModel.open`, such as `executor`; an executor that was made
-            before is shared by all.
+          **options: for every `LiveModel`, such as `on_event`.
 
         Raises:
           PoolError: a budget that is not positive, too short a half-life, or an option that is the
@@ -158,6 +106,8 @@ class ModelPool:
             raise PoolError(f"half_life must be at least {LEAST_HALF_LIFE}, not {half_life}")
         self.budget = budget
         self._options = _checked(options)
+        self._executor_name = executor if isinstance(executor, str) else executor.name
+        self._executors: list[Executor] = [] if isinstance(executor, str) else [executor]
         self._decay = 0.5 ** (1.0 / half_life)
         self._members: dict[str, Member] = {}
         self._requests = 0
@@ -173,6 +123,9 @@ class ModelPool:
         name: str,
         path: str | os.PathLike[str],
         *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        public_key: Any = None,
+        against: Sequence[Any] = (),
         attempts: int = 3,
         timeout: float | None = None,
         **options: Any,
@@ -184,9 +137,10 @@ class ModelPool:
         Args:
           name: to ask it by.
           path: a folder, or the address of one behind any web server.
+          cache_dir, public_key, against: see `BundleReader.open`.
           attempts: how often to try the first rung.
           timeout: seconds to wait for it; None for no limit.
-          **options: as for `LiveModel.open`, for this model alone.
+          **options: as for `LiveModel`, for this model alone.
 
         Raises:
           PoolError: the name is taken, the pool is closed, an option is the pool's, or the first
@@ -196,8 +150,17 @@ class ModelPool:
         """
         chosen = {**self._options, **_checked(options)}
         self._check_new(name)
+        reader = BundleReader.open(
+            os.fspath(path), cache_dir=cache_dir, public_key=public_key, against=against
+        )
         share = Share()
-        model = LiveModel.open(path, block=False, policy=share, memory_budget=self.budget, **chosen)
+        model = LiveModel(
+            reader,
+            executor=self._executor_for(reader),
+            policy=share,
+            memory_budget=self.budget,
+            **chosen,
+        )
         try:
             share.known.wait()
             with self._dealing:
@@ -278,6 +241,17 @@ class ModelPool:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _executor_for(self, reader: BundleReader) -> Executor:
+        """One that there is already, if it runs this bundle's programs."""
+        programs = reader.manifest.programs.values()
+        formats = tuple({entry.format for entries in programs for entry in entries})
+        with self._lock:
+            for executor in self._executors:
+                if executor.program_format in formats:
+                    return executor
+            self._executors.append(create_executor(self._executor_name, formats))
+            return self._executors[-1]
 
     def _check_new(self, name: str) -> None:
         if self._closed.is_set():
@@ -372,7 +346,7 @@ def _surpasses(demand: float, other: float) -> bool:
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
     for name in options:
         if name in _OF_THE_POOL:
-            raise PoolError(f"'{name}' is not for a model of a pool, which moves it by its budget")
+            raise PoolError(f"'{name}' is not for a model of a pool, whose budget decides")
     return options
 
 

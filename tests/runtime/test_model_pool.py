@@ -9,8 +9,8 @@ import pytest
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Composition, Rung
 from pwl_jax.runtime import ClimbState, LiveModel, ModelPool, NotReadyError, PoolError
-from pwl_jax.runtime.model_pool import Share
 from pwl_jax.runtime.policy import block_keys
+from pwl_jax.runtime.share import Share
 from tests import tiny_bundle as tiny
 
 IMAGES = np.random.default_rng(1).normal(size=(2, *tiny.INPUT_SHAPE)).astype(np.float32)
@@ -173,7 +173,7 @@ def test_what_cannot_be_done_is_refused(bundle, executor, tmp_path):
             ModelPool(budget)
     with pytest.raises(PoolError, match=r"at least 4, not 0\.5"):
         ModelPool(1, half_life=0.5)
-    for option in ("policy", "memory_budget", "stop_at", "climb", "block"):
+    for option in ("policy", "memory_budget", "stop_at", "climb"):
         with pytest.raises(PoolError, match=f"'{option}' is not for a model of a pool"):
             ModelPool(1, **{option: 1})
     with pool_of(bundle, executor, 2 * LOW, names="ab") as pool:
@@ -231,3 +231,30 @@ def test_a_share_is_never_exceeded_and_reaches_what_it_can(rungs):
         assert all(held(0, rung) <= limit for rung in climbed)
         assert share.within(limit) == (held(0, climbed[-1]) if climbed else share.first)
     assert climbed == list(range(len(rungs)))
+
+
+def test_a_larger_share_may_ask_to_begin_again_from_the_first_rung():
+    """Beside the teacher in 4 bits, which takes as much memory, the exact one does not fit."""
+    rungs = [Rung.parse(name) for name in ("SSS@4", "TTT@4", "TTT@exact")]
+    sizes = {key: 10 for rung in rungs for key in block_keys(rung)}
+    share = Share()
+    share.bytes = 60
+    assert share.next_rung(ClimbState(rungs, 0, sizes)).rung == 2
+    assert share.leads_up(60)
+    assert share.next_rung(ClimbState(rungs, 1, sizes)).rung is None
+    assert not share.leads_up(60)
+    share.bytes = 90
+    assert share.next_rung(ClimbState(rungs, 0, sizes)).rung == 1
+    assert share.next_rung(ClimbState(rungs, 1, sizes)).rung == 2
+
+
+def test_models_share_one_executor(bundle):
+    with ModelPool(10 * HIGH, executor="jax") as pool:
+        one, other = pool.open("a", bundle), pool.open("b", bundle)
+        assert one.executor is other.executor
+        assert one.executor.name == "jax"
+    with (
+        ModelPool(10 * HIGH, executor="abacus") as pool,
+        pytest.raises(UserError, match="unknown executor 'abacus'"),
+    ):
+        pool.open("a", bundle)
