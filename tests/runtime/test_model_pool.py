@@ -52,7 +52,7 @@ def test_a_model_climbs_when_it_is_asked_for(bundle, executor):
         assert pool.names == ("a", "b", "c")
         assert [ask_nothing.rung for ask_nothing in map(pool.model, pool.names)] == [FIRST] * 3
         assert ask(pool, "b").rung == FIRST
-        assert pool.model("b").wait(TOP, SECONDS) == TOP
+        until(lambda: pool.model("b").rung == TOP)
         assert ask(pool, "b").rung == TOP
         time.sleep(0.1)
         assert pool.model("a").rung == pool.model("c").rung == FIRST
