@@ -39,7 +39,7 @@ def pair_rows(name: str) -> list[Row]:
     for format in FORMATS:
         export_program(hybrid, shapes, units[0], format)
         start = time.process_time()
-        files = [export_program(hybrid, shapes, unit, format).data for unit in units]
+        files = [export_program(hybrid, shapes, unit, format) for unit in units]
         seconds = time.process_time() - start
         case = f"{name}, {format}"
         rows += [

@@ -1,22 +1,15 @@
 """The other interpreter with ZipNN, constriction and torchao, as far as it has them."""
 
 import contextlib
-import json
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pwl_jax.errors import UserError
+from experiments.benchmarks.json_worker import JsonWorker, json_worker
 
 _WORKER = Path(__file__).with_name("rival_worker.py")
-
-
-class RivalError(UserError):
-    """A compressor that is there and failed, or an interpreter that cannot be started."""
 
 
 class Rivals:
@@ -27,13 +20,12 @@ class Rivals:
       versions: of those that are.
     """
 
-    def __init__(self, worker: subprocess.Popen[str], folder: Path) -> None:
+    def __init__(self, worker: JsonWorker) -> None:
         self._worker = worker
-        self._folder = folder
         self.missing: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         for package in ("zipnn", "constriction", "torchao"):
-            answer = self._ask(method="has", package=package)
+            answer = worker.ask(method="has", package=package)
             if "error" in answer:
                 self.missing[package] = answer["error"]
             else:
@@ -48,44 +40,26 @@ class Rivals:
         """
         if "zipnn" in self.missing:
             return None
-        path = self._folder / "elements"
+        path = self._worker.folder / "elements"
         with path.open("wb") as file:
             file.writelines(data)
-        return self._result(method="zipnn", path=str(path), dtype=dtype)
+        return self._worker.result(method="zipnn", path=str(path), dtype=dtype)
 
     def arithmetic(self, groups: Sequence[np.ndarray]) -> dict[str, Any] | None:
         """As `zipnn`, of a range coder on u16 symbols, each group with a model of its own."""
         if "constriction" in self.missing:
             return None
-        path = self._folder / "symbols.npz"
+        path = self._worker.folder / "symbols.npz"
         np.savez(path, *groups)
-        return self._result(method="arithmetic", path=str(path))
+        return self._worker.result(method="arithmetic", path=str(path))
 
     def torchao(self, matrix: np.ndarray, group: int) -> dict[str, Any] | None:
         """`bytes` and `squared_error` of f32[in, out] in 4 bits, groups along the inputs."""
         if "torchao" in self.missing:
             return None
-        path = self._folder / "matrix.npy"
+        path = self._worker.folder / "matrix.npy"
         np.save(path, matrix)
-        return self._result(method="torchao", path=str(path), group=group)
-
-    def _result(self, **request: Any) -> dict[str, Any]:
-        answer = self._ask(**request)
-        if "error" in answer:
-            raise RivalError(f"{request['method']} failed: {answer['error']}")
-        return answer
-
-    def _ask(self, **request: Any) -> dict[str, Any]:
-        assert self._worker.stdin is not None and self._worker.stdout is not None
-        try:
-            self._worker.stdin.write(json.dumps(request) + "\n")
-            self._worker.stdin.flush()
-            line = self._worker.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise RivalError(f"the interpreter with the other compressors died: {request}")
-        return dict(json.loads(line))
+        return self._worker.result(method="torchao", path=str(path), group=group)
 
 
 @contextlib.contextmanager
@@ -93,21 +67,8 @@ def rivals(python: str) -> Iterator[Rivals]:
     """Starts `python`, with nothing of this repository, and ends it.
 
     Raises:
-      RivalError: it cannot be started.
+      WorkerError: it cannot be started.
     """
-    with tempfile.TemporaryDirectory(prefix="rivals") as folder:
-        try:
-            worker = subprocess.Popen(
-                [python, "-W", "ignore", str(_WORKER)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        except OSError as error:
-            raise RivalError(f"cannot start '{python}': {error.strerror}") from error
-        with worker:
-            try:
-                yield Rivals(worker, Path(folder))
-            finally:
-                worker.stdin.close() if worker.stdin else None
+    command = [python, "-W", "ignore", str(_WORKER)]
+    with json_worker("the interpreter with the other compressors", command) as worker:
+        yield Rivals(worker)

@@ -114,7 +114,7 @@ def _write(
             writer.add_unit(unit, tensors, ("exact",) if converter else stages)
             if not converter:
                 program = f"program of {unit}".encode()
-                writer.add_program(unit, "stablehlo", program, {"own": sorted(tensors)[:1]})
+                writer.add_programs(unit, {"stablehlo": program}, {"own": sorted(tensors)[:1]})
         writer.finish(
             pair={"name": "sample", METADATA_FIELD: {"format": "np"}},
             preprocessing=Preprocessing((8, 8, 3), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),

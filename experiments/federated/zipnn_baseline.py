@@ -4,7 +4,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments.benchmarks.rivals import RivalError, rivals
+from experiments.benchmarks.json_worker import WorkerError
+from experiments.benchmarks.rivals import rivals
 from experiments.federated.messages import FederatedError
 from experiments.federated.server import Round
 
@@ -31,14 +32,14 @@ def zipnn_rounds(rounds: Sequence[Round], python: str | None) -> tuple[list[Roun
                         None,
                         "zipnn is not importable here; name an interpreter by --zipnn_python",
                     )
-                raise RivalError(others.missing["zipnn"])
+                raise WorkerError(others.missing["zipnn"])
             packed = []
             for found in rounds:
                 answers = [others.zipnn([memoryview(body)], "float32") for body in found.bodies]
                 sizes = [answer["bytes"] for answer in answers if answer]
                 packed.append(_packed(found, sizes))
             return packed, others.versions["zipnn"]
-    except RivalError as error:
+    except WorkerError as error:
         raise FederatedError(f"ZipNN by '{named}': {error}") from error
 
 

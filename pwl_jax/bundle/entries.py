@@ -42,14 +42,9 @@ class ShardEntry(FileEntry):
 
 @dataclasses.dataclass(frozen=True)
 class ProgramEntry(FileEntry):
-    """A unit's function in one format.
-
-    `bindings` give the tensor arguments in order, by the stream that enters: "own", or the number
-    of the boundary at which a student's stream began. The features are the last argument.
-    """
+    """A unit's function in one format, called as f(*tensors, features)."""
 
     format: str
-    bindings: Mapping[str, tuple[str, ...]]
 
 
 def plain_json(entry: TensorEntry | ProgramEntry) -> dict[str, Any]:
@@ -157,16 +152,20 @@ def read_programs(value: Any, where: str) -> tuple[ProgramEntry, ...]:
 
 
 def _read_program(value: Any, where: str) -> ProgramEntry:
-    record = strict_json.fields(value, where, ["format", "file", "sha256", "bytes", "bindings"])
-    bindings = strict_json.items(record["bindings"], f"{where}.bindings")
+    record = strict_json.fields(value, where, ["format", "file", "sha256", "bytes"])
     return ProgramEntry(
         **_read_file(record, where, "programs", None),
         format=strict_json.typed(record["format"], str, f"{where}.format"),
-        bindings={
-            stream: strict_json.strings(names, f"{where}.bindings['{stream}']")
-            for stream, names in bindings.items()
-        },
     )
+
+
+def read_bindings(value: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """A unit's tensor names by stream; raises BundleError."""
+    streams = strict_json.items(value, where)
+    return {
+        stream: strict_json.strings(names, f"{where}['{stream}']")
+        for stream, names in streams.items()
+    }
 
 
 def _read_named_rung(record: Mapping[str, Any], where: str) -> Rung:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.bundle.integrity import check_file, check_name
-from pwl_jax.bundle.stores import LARGEST_UNDECLARED, FolderStore, folder_store, start_of_rest
+from pwl_jax.bundle.stores import LARGEST_UNDECLARED, start_of_rest
 from pwl_jax.bundle.verified_file import CHUNK, VerifiedFile
 
 _TIMEOUT = 30.0
@@ -128,18 +128,6 @@ class HttpStore:
 
     def _broken(self, name: str, error: Exception) -> BundleError:
         return BundleError(f"{name} from {self.address}: {_reason(error)}")
-
-
-def open_store(path: str | os.PathLike[str]) -> HttpStore | FolderStore:
-    """The store of a folder, an http(s) address, or another address that `etils.epath` knows.
-
-    Raises:
-      BundleError: no such folder, or no package that knows the address.
-    """
-    address = os.fspath(path)
-    if address.startswith(("http://", "https://")):
-        return HttpStore(address)
-    return folder_store(path)
 
 
 class _Unwritable(Exception):

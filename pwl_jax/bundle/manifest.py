@@ -14,6 +14,7 @@ from pwl_jax.bundle.entries import (
     measurement_json,
     plain_json,
     read_against,
+    read_bindings,
     read_measurement,
     read_programs,
     read_rung,
@@ -29,6 +30,7 @@ from pwl_jax.bundle.preprocessing import Preprocessing
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import (
     EXACT,
+    OWN_STREAM,
     Bits,
     LadderRung,
     Measurement,
@@ -39,7 +41,6 @@ from pwl_jax.precision import CODECS, canonical_json
 
 FORMAT, VERSION = "pwl-bundle", 1
 MANIFEST_NAME = "manifest.json"
-OWN_STREAM = "own"
 # A safetensors file has its metadata under this name.
 RESERVED_NAMES = ("", "__metadata__")
 # Every block of a rung costs memory before it is known whether the bundle holds it.
@@ -52,6 +53,9 @@ class Manifest:
 
     `codecs` are the names of all byte codecs that its shards use. `against` is the SHA-256 of the
     manifest of the bundle that a delta bundle is told against.
+
+    `bindings` are a unit's tensors in the order of its programs' arguments, by the stream that
+    enters: "own", or the number of the boundary at which a student's stream began.
 
     In `ladder`, `cumulative_bytes` counts programs and shards but not the manifest, which cannot
     state its own size; `BundleReader.ladder` adds it.
@@ -66,6 +70,7 @@ class Manifest:
     shards: Mapping[str, ShardEntry]
     tensors: Mapping[str, TensorEntry]
     programs: Mapping[str, tuple[ProgramEntry, ...]]
+    bindings: Mapping[str, Mapping[str, tuple[str, ...]]]
     ladder: tuple[LadderRung, ...]
     measurements: tuple[Measurement, ...]
     measured_on: Mapping[str, Any]
@@ -99,6 +104,7 @@ class Manifest:
                     unit: [plain_json(entry) for entry in entries]
                     for unit, entries in self.programs.items()
                 },
+                "bindings": {unit: dict(streams) for unit, streams in self.bindings.items()},
                 "ladder": [rung_json(entry) for entry in self.ladder],
                 "measurements": [measurement_json(entry) for entry in self.measurements],
                 "measured_on": dict(self.measured_on),
@@ -134,6 +140,7 @@ class Manifest:
                 shards=each_entry(document, "shards", read_shard),
                 tensors=each_entry(document, "tensors", read_tensor),
                 programs=each_entry(document, "programs", read_programs),
+                bindings=each_entry(document, "bindings", read_bindings),
                 ladder=all_entries(document, "ladder", read_rung),
                 measurements=all_entries(document, "measurements", read_measurement),
                 measured_on=strict_json.items(document["measured_on"], "measured_on"),
@@ -169,9 +176,10 @@ class Manifest:
                     raise BundleError(f"tensor '{tensor}' is in {owners[tensor]} and in {unit}")
         for tensor in self.tensors.keys() ^ owners.keys():
             raise BundleError(f"tensor '{tensor}' is listed in only one of 'tensors' and 'shards'")
-        for unit, entries in self.programs.items():
-            for entry in entries:
-                self._check_bindings(unit, entry, owners)
+        for unit in self.programs.keys() ^ self.bindings.keys():
+            raise BundleError(f"{unit} is listed in only one of 'programs' and 'bindings'")
+        for unit, streams in self.bindings.items():
+            self._check_bindings(unit, streams, owners)
         if self.preprocessing:
             Preprocessing.from_dict(self.preprocessing)
         rungs = [entry.rung for entry in self.ladder]
@@ -199,18 +207,19 @@ class Manifest:
                 if said != found:
                     raise BundleError(f"rung {entry.name} says {field} {said}; it is {found}")
 
-    def _check_bindings(self, unit: str, entry: ProgramEntry, owners: Mapping[str, str]) -> None:
+    def _check_bindings(
+        self, unit: str, streams: Mapping[str, tuple[str, ...]], owners: Mapping[str, str]
+    ) -> None:
         parsed = self._parsed(unit)
         boundaries = parsed.index if parsed.kind == "student" else 0
-        streams = entry.bindings.keys() - {OWN_STREAM}
-        if OWN_STREAM not in entry.bindings or not all(
-            _is_index(stream, boundaries) for stream in streams
+        if OWN_STREAM not in streams or not all(
+            _is_index(stream, boundaries) for stream in streams.keys() - {OWN_STREAM}
         ):
             raise BundleError(
-                f"program of {unit} is bound for {sorted(entry.bindings)[:8]}; expected own, and "
+                f"program of {unit} is bound for {sorted(streams)[:8]}; expected own, and "
                 f"of others only the {boundaries} boundaries before it"
             )
-        for name in (name for names in entry.bindings.values() for name in names):
+        for name in (name for names in streams.values() for name in names):
             if owners.get(name) != unit:
                 raise BundleError(f"program of {unit} binds '{name}', no tensor of that unit")
 

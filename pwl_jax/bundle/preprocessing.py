@@ -6,15 +6,18 @@ Training data, export and the runtime all call it. NumPy and Pillow.
 import dataclasses
 import math
 import os
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from pwl_jax.bundle import strict_json
 from pwl_jax.bundle.errors import BundleError
 from pwl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class PreprocessingError(UserError):
@@ -66,6 +69,9 @@ class Preprocessing:
         Raises:
           PreprocessingError: anything else, or a file that cannot be read.
         """
+        # Only those who give images wait for Pillow.
+        from PIL import Image
+
         height, width, channels = self.input_shape
         picture = _picture(image).convert("RGB" if channels == 3 else "L")
         if picture.size != (width, height):
@@ -89,7 +95,7 @@ class Preprocessing:
         Raises:
           PreprocessingError: another shape or type; the message says what is expected.
         """
-        if isinstance(inputs, (str, os.PathLike, Image.Image)):
+        if isinstance(inputs, (str, os.PathLike)) or _is_picture(inputs):
             return self.normalize(self.prepare(inputs)[None])
         if isinstance(inputs, (list, tuple)):
             if not inputs:
@@ -155,7 +161,13 @@ def _numbers(value: Any, where: str) -> tuple[float, ...]:
     return tuple(number for number in numbers if number is not None)
 
 
-def _of_bytes(picture: Image.Image, where: Any) -> Image.Image:
+def _is_picture(value: Any) -> bool:
+    """Whether it is Pillow's, which is not imported to find out that it is not."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def _of_bytes(picture: "Image.Image", where: Any) -> "Image.Image":
     """The picture itself, unless Pillow would clip its values to 8 bits instead of scaling them."""
     if picture.mode.startswith(("I", "F")):
         raise PreprocessingError(
@@ -164,7 +176,9 @@ def _of_bytes(picture: Image.Image, where: Any) -> Image.Image:
     return picture
 
 
-def _picture(image: Any) -> Image.Image:
+def _picture(image: Any) -> "Image.Image":
+    from PIL import Image
+
     if isinstance(image, Image.Image):
         return _of_bytes(image, "the image")
     if isinstance(image, (str, os.PathLike)):

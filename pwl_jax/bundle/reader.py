@@ -4,18 +4,14 @@ import collections
 import contextlib
 import dataclasses
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
-from pwl_jax.bundle.cached_store import CachedStore
 from pwl_jax.bundle.entries import FileEntry, ProgramEntry
 from pwl_jax.bundle.errors import BundleError
-from pwl_jax.bundle.http_store import open_store
 from pwl_jax.bundle.integrity import sha256_of
 from pwl_jax.bundle.manifest import MANIFEST_NAME, Manifest
 from pwl_jax.bundle.signature import (
@@ -24,7 +20,7 @@ from pwl_jax.bundle.signature import (
     SignatureError,
     check_signature,
 )
-from pwl_jax.bundle.stores import Store
+from pwl_jax.bundle.stores import Store, open_store
 from pwl_jax.bundle.unit_files import LARGEST_TENSOR, Previous, UnitFiles
 from pwl_jax.bundle.verified_file import VerifiedFile
 from pwl_jax.errors import UserError
@@ -135,13 +131,23 @@ class BundleReader:
         largest_tensor: int,
     ) -> "BundleReader":
         store, remote = open_store(path), "://" in os.fspath(path)
+        if cache_dir is None and not remote:
+            return cls(store, public_key=public_key, against=against, largest_tensor=largest_tensor)
+        # Not for a folder, whose first answer need not wait for these.
+        import shutil
+        import tempfile
+
+        from pwl_jax.bundle.cached_store import CachedStore
+
         temporary = None
-        if cache_dir is None and remote:
+        if cache_dir is None:
             cache_dir = temporary = tempfile.mkdtemp(prefix="pwl-bundle-")
         try:
-            cached = store if cache_dir is None else CachedStore(store, cache_dir)
             reader = cls(
-                cached, public_key=public_key, against=against, largest_tensor=largest_tensor
+                CachedStore(store, cache_dir),
+                public_key=public_key,
+                against=against,
+                largest_tensor=largest_tensor,
             )
         except BaseException:
             if temporary is not None:
@@ -185,7 +191,7 @@ class BundleReader:
         for entry in entries:
             if entry.format == format:
                 with self._program_file(entry) as file:
-                    return bytes(file.read(0, file.size)), entry.bindings
+                    return bytes(file.read(0, file.size)), self.manifest.bindings[str(unit)]
         held = ", ".join(entry.format for entry in entries) or "none"
         raise BundleError(f"this bundle has no {format} program of {unit} (it has {held})")
 

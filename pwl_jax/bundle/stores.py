@@ -145,6 +145,21 @@ def remote_path(path: str) -> Any:
     return epath.Path(path)
 
 
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """The store of a folder, an http(s) address, or another address that `etils.epath` knows.
+
+    Raises:
+      BundleError: no such folder, or no package that knows the address.
+    """
+    address = os.fspath(path)
+    if address.startswith(("http://", "https://")):
+        # Python's HTTP client is half of what there would be to import.
+        from pwl_jax.bundle.http_store import HttpStore
+
+        return HttpStore(address)
+    return folder_store(path)
+
+
 def folder_store(path: str | os.PathLike[str]) -> FolderStore:
     """The store of a folder, here or at an address that `etils.epath` knows.
 

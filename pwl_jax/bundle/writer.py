@@ -44,7 +44,7 @@ class BundleWriter:
 
         with BundleWriter(path) as writer:
             writer.add_unit(unit, tensors, (4, "exact"))
-            writer.add_program(unit, "stablehlo", program, {"own": names})
+            writer.add_programs(unit, {"stablehlo": program}, {"own": names})
             writer.finish(...)
     """
 
@@ -93,7 +93,8 @@ class BundleWriter:
         self._stages: dict[str, tuple[Bits, ...]] = {}
         self._shards: dict[str, ShardEntry] = {}
         self._tensors: dict[str, TensorEntry] = {}
-        self._programs: dict[str, list[ProgramEntry]] = {}
+        self._programs: dict[str, tuple[ProgramEntry, ...]] = {}
+        self._bindings: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def add_unit(
         self,
@@ -152,27 +153,31 @@ class BundleWriter:
         self._tensors |= entries
         self._stages[str(unit)] = stages
 
-    def add_program(
-        self, unit: Unit, format: str, program: bytes, bindings: Mapping[str, Sequence[str]]
+    def add_programs(
+        self,
+        unit: Unit,
+        programs: Mapping[str, bytes],
+        bindings: Mapping[str, Sequence[str]],
     ) -> None:
-        """Writes a unit's program.
+        """Writes a unit's program in each of its formats.
 
         Args:
           unit: block or converter.
-          format: such as "stablehlo" or "onnx"; also the file's suffix.
-          program: its bytes; called as f(*tensors, features) with a symbolic batch.
+          programs: by format, such as "stablehlo" or "onnx", which is also the file's suffix;
+            called as f(*tensors, features) with a symbolic batch.
           bindings: names of the tensor arguments in order, by entry stream.
 
         Raises:
-          BundleError: the unit has a program of this format already.
+          BundleError: the unit has programs already.
         """
-        entries = self._programs.setdefault(str(unit), [])
-        if format in (entry.format for entry in entries):
-            raise BundleError(f"unit {unit} has a {format} program already")
+        if str(unit) in self._programs:
+            raise BundleError(f"unit {unit} has programs already")
         with self._disk_errors():
-            file, sha256, size = self._write("programs", [program], format)
-        bound = {stream: tuple(names) for stream, names in bindings.items()}
-        entries.append(ProgramEntry(file, sha256, size, format, bound))
+            self._programs[str(unit)] = tuple(
+                ProgramEntry(*self._write("programs", [program], format), format)
+                for format, program in programs.items()
+            )
+        self._bindings[str(unit)] = {stream: tuple(names) for stream, names in bindings.items()}
 
     def finish(
         self,
@@ -214,7 +219,8 @@ class BundleWriter:
             stages=self._stages,
             shards=self._shards,
             tensors=self._tensors,
-            programs={unit: tuple(entries) for unit, entries in self._programs.items()},
+            programs=self._programs,
+            bindings=self._bindings,
             ladder=self._ladder(ladder, measurements, str(split)),
             measurements=tuple(measurements),
             measured_on=measured_on,
@@ -322,7 +328,7 @@ class BundleWriter:
             rungs,
             self._stages,
             {shard: entry.bytes for shard, entry in self._shards.items()},
-            {unit: (e[0].file, e[0].bytes) for unit, e in self._programs.items()},
+            {unit: (e[0].file, e[0].bytes) for unit, e in self._programs.items() if e},
         )
         return tuple(
             LadderRung(

@@ -17,7 +17,7 @@ from pwl_jax.bundle import BundleReader, BundleWriter, Manifest
 from pwl_jax.data import pipeline, sources
 from pwl_jax.errors import UserError
 from pwl_jax.export.measure import CODED, Measurer, arriving_bytes, chosen_order, expanded
-from pwl_jax.export.programs import FORMATS, export_program, units_of
+from pwl_jax.export.programs import FORMATS, export_program, tensor_names, units_of
 from pwl_jax.export.sensitivity import planned_widths
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import entry_name, leaf_names, unit_of
@@ -94,9 +94,11 @@ def export_bundle(
     with BundleWriter(path, sign_key=options.sign_key, against=options.against) as writer:
         tensors = unit_tensors(hybrid, variables)
         for unit in tensors:
-            for format in options.programs:
-                program = export_program(hybrid, variables, unit, format)
-                writer.add_program(unit, format, program.data, program.bindings)
+            programs = {
+                format: export_program(hybrid, variables, unit, format)
+                for format in options.programs
+            }
+            writer.add_programs(unit, programs, tensor_names(hybrid, variables, unit))
         evaluator = Evaluator(hybrid, device_mesh())
         prepared = [_prepared(model, source) for source in (validation, test)]
         widths: dict[str, tuple[Bits, ...]] = {}

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.export
@@ -13,24 +13,11 @@ from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import entry_name, leaf_name
 from pwl_jax.interop.onnx_graph import OnnxError
 from pwl_jax.interop.onnx_program import onnx_program
-from pwl_jax.ladder import Unit
+from pwl_jax.ladder import Unit, stream_name
 from pwl_jax.models.block_network import BlockNetwork, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-OWN_STREAM = "own"
 STABLEHLO = "stablehlo"
-
-
-class UnitProgram(NamedTuple):
-    """A unit's program and the tensors it takes.
-
-    Attributes:
-      data: f(*tensors, x) -> y for any batch: a serialised `jax.export.Exported` or ONNX model.
-      bindings: tensor names in the order of the arguments, by entry stream.
-    """
-
-    data: bytes
-    bindings: dict[str, list[str]]
 
 
 def units_of(hybrid: HybridNetwork) -> list[Unit]:
@@ -59,23 +46,23 @@ def tensor_names(hybrid: HybridNetwork, variables: Variables, unit: Unit) -> dic
             if entry_name(boundary if hybrid.per_stream else None) in streams
         ]
     return {
-        OWN_STREAM if entry is None else str(entry): jax.tree.leaves(
-            hybrid.unit_variables(names, unit, entry)
-        )
+        stream_name(entry): jax.tree.leaves(hybrid.unit_variables(names, unit, entry))
         for entry in entries
     }
 
 
 def export_program(
     hybrid: HybridNetwork, variables: Variables, unit: Unit, format: str = STABLEHLO
-) -> UnitProgram:
-    """The unit's program in a format of `FORMATS`.
+) -> bytes:
+    """The unit's program in a format of `FORMATS`: f(*tensors, x) -> y for any batch.
+
+    `tensor_names` are those of its arguments in every format.
 
     Args:
       hybrid: the network.
       variables: its tree, or its shapes.
       unit: a block or a converter that is no identity.
-      format: `stablehlo`, lowered for every platform, or `onnx`.
+      format: `stablehlo`, a serialised `jax.export.Exported` lowered for every platform, or `onnx`.
 
     Raises:
       OnnxError: the unit computes something that cannot be said in ONNX.
@@ -88,12 +75,11 @@ def export_program(
 
     shape, dtype = input_of(hybrid, unit)
     try:
-        data = FORMATS[format](program, leaves, shape, dtype)
+        return FORMATS[format](program, leaves, shape, dtype)
     except OnnxError as error:
         raise OnnxError(
             f"no ONNX program can be made of {unit}: {error} (--programs=stablehlo does without)"
         ) from error
-    return UnitProgram(data, tensor_names(hybrid, variables, unit))
 
 
 def _stablehlo_program(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pwl_jax.hybrid import masks
 from pwl_jax.hybrid.converters import Converter
-from pwl_jax.ladder import Composition, Unit
+from pwl_jax.ladder import OWN_STREAM, Composition, Unit
 from pwl_jax.models.block_network import BlockNetwork, Variables
 from pwl_jax.models.registry import PairSpec
 
@@ -91,7 +91,7 @@ class HybridNetwork:
         teacher_rng, student_rng, converter_rng = jax.random.split(rng, 3)
         student = self.student.init(student_rng)
         own = student["batch_stats"]
-        streams = {masks.OWN: own}
+        streams = {OWN_STREAM: own}
         if self.per_stream:
             for k in range(self.num_blocks - 1):
                 later = {p for i in range(k + 1, self.num_blocks) for p in self.student.parts_of(i)}

@@ -7,11 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Composition, Unit
+from pwl_jax.ladder import OWN_STREAM, Composition, Unit
 from pwl_jax.models.block_network import Variables
-
-OWN = "own"
-"""Name of the statistics of the student's own stream."""
 
 _KINDS = {"teacher": "teacher", "student": "student", "encoders": "encoder", "decoders": "decoder"}
 
@@ -22,7 +19,7 @@ class MaskError(UserError):
 
 def entry_name(entry: int | None) -> str:
     """The name of a stream's statistics: `own`, or `entry<k>` behind boundary k."""
-    return OWN if entry is None else f"entry{entry}"
+    return OWN_STREAM if entry is None else f"entry{entry}"
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
@@ -87,7 +84,7 @@ def mask_from_sources(variables: Variables, sources: Any, *, streams: bool = Tru
         stream = _stream_of(name)
         if stream is None or not streams:
             return ~sources[index]
-        if stream == OWN:
+        if stream == OWN_STREAM:
             return all_student(0, index + 1)
         entry = int(stream.removeprefix("entry"))
         return sources[entry] & all_student(entry + 1, index + 1)

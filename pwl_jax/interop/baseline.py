@@ -25,10 +25,11 @@ from etils import epath
 
 from pwl_jax.bundle import BundleError, strict_json
 from pwl_jax.hybrid import HybridNetwork
-from pwl_jax.hybrid.masks import OWN, leaf_names
+from pwl_jax.hybrid.masks import leaf_names
 from pwl_jax.interop.baseline_configs import spec_of
 from pwl_jax.interop.baseline_layouts import Layout, Naming, network_layout, pair_layout
 from pwl_jax.interop.safetensors_weights import InteropError, read_tensors
+from pwl_jax.ladder import OWN_STREAM
 from pwl_jax.models.block_network import Variables
 from pwl_jax.models.registry import PairSpec
 from pwl_jax.models.spec import NetworkSpec
@@ -226,7 +227,7 @@ def _variables(
     places = {place.leaf: place for place in layout.places}
 
     def leaf(name: str, expected: jax.ShapeDtypeStruct) -> np.ndarray:
-        place = places[_ENTRY.sub(f"student/batch_stats/{OWN}/", name)]
+        place = places[_ENTRY.sub(f"student/batch_stats/{OWN_STREAM}/", name)]
         return place.ours(tensors[place.name], expected.shape)
 
     leaves = map(leaf, leaf_names(abstract), jax.tree.leaves(abstract))

@@ -37,7 +37,7 @@ def composition_path(
     names = jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), variables)
     path = []
     for unit in composition.units():
-        entry = composition.entry(unit.index) if unit.kind == "student" else None
+        entry = composition.entry(unit)
         taken = hybrid.unit_variables(variables, unit, entry)
         if jax.tree.leaves(taken) or unit.kind in ("teacher", "student"):
             path.append(PathUnit(unit, taken, hybrid.unit_variables(names, unit, entry)))

@@ -8,11 +8,10 @@ import numpy as np
 
 from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.hybrid import HybridNetwork
-from pwl_jax.interop.composition_path import composition_path, tensors_of
-from pwl_jax.interop.folding import folded_path, run_folded
+from pwl_jax.interop.composed_weights import ComposedWeights, composed_path, metadata_of
+from pwl_jax.interop.folding import run_folded
 from pwl_jax.interop.onnx_graph import OnnxError
 from pwl_jax.interop.onnx_lowering import lowered
-from pwl_jax.interop.safetensors_weights import ComposedWeights, metadata_of
 
 FORMAT = "pwl-onnx"
 LARGEST_MODEL = (1 << 31) - (1 << 20)
@@ -35,12 +34,8 @@ def write_onnx(
       FoldingError: a BatchNorm that cannot be folded.
       UserError: the path cannot be written; nothing is left there then.
     """
-    hybrid = HybridNetwork.from_pair(weights.pair)
-    steps = composition_path(hybrid, jax.device_get(weights.variables), weights.composition)
-    if fold_batch_norm:
-        steps = folded_path(hybrid, steps)
+    hybrid, units, tensors = composed_path(weights, fold_batch_norm)
     run = run_folded if fold_batch_norm else HybridNetwork.run
-    tensors = {name: np.asarray(tensor) for name, tensor in tensors_of(steps).items()}
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > LARGEST_MODEL:
         raise OnnxError(
@@ -51,7 +46,7 @@ def write_onnx(
     def logits(*arguments: jax.Array) -> jax.Array:
         *given, x = arguments
         named: dict[str, Any] = dict(zip(tensors, given, strict=True))
-        for step in steps:
+        for step in units:
             x = run(hybrid, step.unit, jax.tree.map(named.__getitem__, step.names), x)
         return x
 

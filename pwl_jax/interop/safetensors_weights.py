@@ -21,38 +21,22 @@ from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.errors import UserError
 from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.hybrid.masks import leaf_names
+from pwl_jax.interop.composed_weights import (
+    VERSION,
+    ComposedWeights,
+    composed_path,
+    metadata_of,
+)
 from pwl_jax.interop.composition_path import composition_path, tensors_of
-from pwl_jax.interop.folding import folded_path
 from pwl_jax.ladder import Composition
-from pwl_jax.models.block_network import Variables
 from pwl_jax.models.registry import PairSpec
-from pwl_jax.precision import canonical_json, dtype_name
+from pwl_jax.precision import dtype_name
 
-FORMAT, VERSION = "pwl-weights", "1"
+FORMAT = "pwl-weights"
 
 
 class InteropError(UserError):
     """A file of weights that cannot be written, read, or is of another network."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ComposedWeights:
-    """The weights of one composition.
-
-    Attributes:
-      pair: complete spec of both networks.
-      composition: which of its blocks are filled.
-      variables: of the hybrid's tree at least what the composition reads; as `read_weights` gives
-        it the whole, NumPy leaves, zero where the composition reads nothing.
-      classes: their names, in the order of the logits; empty where they are not known.
-      preprocessing: how images become the network's input; None where that is not known.
-    """
-
-    pair: PairSpec
-    composition: Composition
-    variables: Variables
-    classes: tuple[str, ...] = ()
-    preprocessing: Preprocessing | None = None
 
 
 def write_weights(
@@ -73,34 +57,11 @@ def write_weights(
       FoldingError: a BatchNorm that cannot be folded.
       UserError: the path cannot be written; nothing is left there then.
     """
-    hybrid = HybridNetwork.from_pair(weights.pair)
-    steps = composition_path(hybrid, jax.device_get(weights.variables), weights.composition)
-    if fold_batch_norm:
-        steps = folded_path(hybrid, steps)
-    tensors = {name: np.asarray(tensor) for name, tensor in tensors_of(steps).items()}
+    _, _, tensors = composed_path(weights, fold_batch_norm)
     metadata = metadata_of(weights, FORMAT, fold_batch_norm)
     with written_whole(path) as file:
         file.write(safetensors_file.write_safetensors(tensors, metadata))
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def metadata_of(weights: ComposedWeights, format: str, folded: bool) -> dict[str, str]:
-    """What a file of such weights says of itself."""
-    metadata = {
-        "format": format,
-        "version": VERSION,
-        "composition": str(weights.composition),
-        "pair": _json(weights.pair.to_dict()),
-    }
-    if weights.classes:
-        metadata["classes"] = _json(list(weights.classes))
-    if weights.preprocessing is not None:
-        metadata["preprocessing"] = _json(weights.preprocessing.to_dict())
-    return metadata | ({"folded": "batch_norm"} if folded else {})
-
-
-def _json(value: Any) -> str:
-    return canonical_json(value).decode()
 
 
 def read_weights(path: epath.PathLike, pair: PairSpec | None = None) -> ComposedWeights:

@@ -3,10 +3,12 @@
 from pwl_jax.ladder.climbs import CLIMB_ORDERS, ClimbOrder, climb_plan
 from pwl_jax.ladder.composition import (
     ORDERS,
+    OWN_STREAM,
     Composition,
     CompositionError,
     Unit,
     compositions_of,
+    stream_name,
 )
 from pwl_jax.ladder.ladder import Ladder, LadderRung, Measurement
 from pwl_jax.ladder.ordering import area, candidate_rungs, greedy_order, paying_rungs
@@ -17,6 +19,7 @@ __all__ = [
     "CLIMB_ORDERS",
     "EXACT",
     "ORDERS",
+    "OWN_STREAM",
     "Bits",
     "ClimbOrder",
     "Composition",
@@ -36,4 +39,5 @@ __all__ = [
     "parse_rung",
     "paying_rungs",
     "precision_rank",
+    "stream_name",
 ]

@@ -11,6 +11,9 @@ Kind = Literal["teacher", "student", "encoder", "decoder"]
 TEACHER = "T"
 STUDENT = "S"
 
+OWN_STREAM = "own"
+"""The stream that starts at the image; others are called after the boundary they enter behind."""
+
 
 class CompositionError(UserError):
     """A composition, unit or rung name that does not parse."""
@@ -47,6 +50,11 @@ class Unit(NamedTuple):
                 f"{', '.join(get_args(Kind))}"
             )
         return cls(kind, int(index))  # type: ignore[arg-type]
+
+
+def stream_name(entry: int | None) -> str:
+    """The name of the stream that began at a boundary, `own` for None."""
+    return OWN_STREAM if entry is None else str(entry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +159,22 @@ class Composition:
                 order.append(converter)
         return tuple(order)
 
-    def entry(self, block: int) -> int | None:
-        """The boundary at which the stream that reaches student block `block` began.
+    def entry(self, unit: Unit) -> int | None:
+        """The boundary at which the stream that reaches a student block began.
 
         It is the latest boundary before the block with T on its left and S on its right; None
-        for the student's own stream, which starts at the image.
+        for the student's own stream, which starts at the image, and for any other unit.
         """
-        for boundary in range(block - 1, -1, -1):
+        if unit.kind != "student":
+            return None
+        for boundary in range(unit.index - 1, -1, -1):
             if self.sources[boundary] == TEACHER and self.sources[boundary + 1] == STUDENT:
                 return boundary
         return None
+
+    def stream(self, unit: Unit) -> str:
+        """The name of the stream that `unit` stands in, which says what statistics it reads."""
+        return stream_name(self.entry(unit))
 
 
 ORDERS = {

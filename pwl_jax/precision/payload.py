@@ -103,6 +103,11 @@ class PartReader:
             raise PrecisionError(f"{len(self._parts)} parts where {self._next} are expected")
 
 
+def is_exact(header: Mapping[str, Any]) -> bool:
+    """Whether the payload with this header completes the original."""
+    return header.get("kind") in ("exact", "residual", "same", "delta")
+
+
 def check_header(header: Any) -> None:
     """Makes sure that a header read from a file has the fields and types of its kind.
 

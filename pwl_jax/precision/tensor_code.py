@@ -6,22 +6,19 @@ itself. What the parts of a payload are is said in docs/bundle_format.md.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pwl_jax.ladder import EXACT, Bits
-from pwl_jax.precision import base_code, delta, dtypes, exact_code, planes, quantizer, residual
+from pwl_jax.precision import base_code, dtypes, exact_code, planes, quantizer, residual
 from pwl_jax.precision.codes import SliceCodes
+from pwl_jax.precision.decoding import decode_tensor
 from pwl_jax.precision.errors import PrecisionError
-from pwl_jax.precision.payload import Part, PartReader, StagePayload, check_header, payload_of
+from pwl_jax.precision.payload import Part, StagePayload, payload_of
 from pwl_jax.precision.quantizer import Quantization
-
-DEFAULT_MAX_BYTES = 1 << 32
-_MOST_AXES = 32
-_MOST_FLOAT16 = np.float32(65504)
+from pwl_jax.precision.stages import check_stages
 
 
 def encode_tensor(
@@ -75,43 +72,6 @@ def encode_tensor(
     return payloads
 
 
-def decode_tensor(
-    payloads: Sequence[StagePayload],
-    *,
-    previous: np.ndarray | None = None,
-    max_bytes: int = DEFAULT_MAX_BYTES,
-) -> np.ndarray:
-    """The array at the stage of the last payload given, in the original dtype and shape.
-
-    Args:
-      payloads: from the base on, without a gap.
-      previous: the tensor that a `delta` or `same` begins at.
-      max_bytes: what the decoded array may hold; checked before anything is allocated.
-
-    Raises:
-      PrecisionError: payloads that do not fit together, are damaged, unknown or too large.
-    """
-    if not payloads:
-        raise PrecisionError("no payload to decode; expected the base first")
-    for payload in payloads:
-        check_header(payload.header)
-    if any(is_exact(payload.header) for payload in payloads[:-1]):
-        raise PrecisionError("no stage can follow the exact one")
-    header = payloads[0].header
-    kind, dtype, shape = header["kind"], header["dtype"], tuple(header["shape"])
-    _check_size(dtype, shape, max_bytes)
-    if kind in ("same", "delta"):
-        return delta.decode_delta(payloads[0], previous)
-    patterns = np.empty(math.prod(shape), dtypes.pattern_dtype(dtype))
-    if kind == "exact":
-        exact_code.decode_exact(payloads[0], patterns)
-    elif kind == "codes":
-        _decode_chain(payloads, patterns)
-    else:
-        raise PrecisionError(f"kind '{kind}' cannot come first; expected its base")
-    return dtypes.array_of(patterns, dtype, shape)
-
-
 def expand(
     array: np.ndarray,
     bits: Bits,
@@ -149,28 +109,6 @@ def quantizable(array: np.ndarray, channel_axis: int = -1) -> bool:
         and array.size > 0
         and array.size >= base_code.LEAST_VALUES * array.shape[channel_axis]
     )
-
-
-def is_exact(header: Mapping[str, Any]) -> bool:
-    """Whether the payload with this header completes the original."""
-    return header.get("kind") in ("exact", "residual", "same", "delta")
-
-
-def check_stages(stages: Sequence[Bits]) -> tuple[Bits, ...]:
-    """The stages as a tuple.
-
-    Raises:
-      PrecisionError: they are not rising widths of 2 to 8 bits, "exact" at most once and last.
-    """
-    widths = tuple(stages)
-    numbers = list(widths[:-1] if widths[-1:] == (EXACT,) else widths)
-    valid = all(type(number) is int and 2 <= number <= 8 for number in numbers)
-    if not widths or not valid or numbers != sorted(set(numbers)):
-        raise PrecisionError(
-            f"stages {list(widths)} do not refine each other; expected rising widths of 2 to 8 "
-            'bits and "exact" last, such as [4, "exact"]'
-        )
-    return widths
 
 
 def _check_widths(stages: tuple[Bits, ...], widths: Sequence[Bits]) -> tuple[Bits, ...]:
@@ -221,56 +159,3 @@ def _encode_residual(
     for here, at in zip(planes.slices(original.size), codes, strict=True):
         parts += residual.encode_slice(original[here], at, header["dtype"], zeros)
     return payload_of(EXACT, header, parts)
-
-
-def _decode_chain(payloads: Sequence[StagePayload], out: np.ndarray) -> None:
-    """Fills `out` from codes and their updates, slice by slice."""
-    for before, payload in itertools.pairwise(payloads):
-        _check_update(before, payload)
-    first, *updates = payloads
-    base = base_code.BaseReader(first)
-    readers = [(payload.header, PartReader(payload)) for payload in updates]
-    dtype = first.header["dtype"]
-    for here in planes.slices(out.size):
-        codes = base.read(here)
-        for header, reader in readers:
-            if header["kind"] == "residual":
-                residual.decode_slice(reader, codes, dtype, header["zeros"], out[here])
-            else:
-                moves = np.empty(codes.codes.size, "<u2")
-                planes.decode_slice(reader, header["zeros"], moves)
-                codes = codes.refined(planes.unzigzag(moves).view("<i2"), header["bits"])
-        if not is_exact(payloads[-1].header):
-            values = codes.values()
-            if not updates:
-                # Finer codes have no mean error that is worth a correction.
-                values += base.offsets(here)
-            if dtype == "float16":
-                np.clip(values, -_MOST_FLOAT16, _MOST_FLOAT16, out=values)
-            out[here] = dtypes.cast_patterns(values, dtype)
-    for reader in (base.reader, *(reader for _, reader in readers)):
-        reader.finish()
-
-
-def _check_update(before: StagePayload, payload: StagePayload) -> None:
-    header = payload.header
-    if header["kind"] not in ("finer", "residual"):
-        raise PrecisionError(f"kind '{header['kind']}' is no update; expected finer or residual")
-    if any(header[field] != before.header[field] for field in ("dtype", "shape")):
-        raise PrecisionError("an update's dtype or shape is not that of its base")
-    if header["base"] != before.digest:
-        raise PrecisionError("an update belongs to another base than the one given")
-    if header["kind"] == "residual" and payload.stage != EXACT:
-        raise PrecisionError(f"an update to the original at stage {payload.stage!r}")
-    if header["kind"] == "finer" and header["bits"] <= before.header["bits"]:
-        raise PrecisionError(f"{header['bits']} bits cannot refine {before.header['bits']} bits")
-
-
-def _check_size(dtype: str, shape: tuple[int, ...], max_bytes: int) -> None:
-    # Axes of size 0 must not hide others that no array can have.
-    size = dtypes.item_bytes(dtype) * math.prod(axis for axis in shape if axis)
-    if len(shape) > _MOST_AXES or size > max_bytes:
-        raise PrecisionError(
-            f"a tensor of {dtype} with {len(shape)} axes, shape {list(shape[:8])}, is larger than "
-            f"the {max_bytes} bytes and {_MOST_AXES} axes allowed"
-        )

@@ -1,20 +1,21 @@
 """What runs a rung: one small interface over the libraries that can compute block programs."""
 
 import dataclasses
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from pwl_jax.errors import UserError
-from pwl_jax.ladder import Unit
+from pwl_jax.ladder import OWN_STREAM, Unit
 
-OWN_STREAM = "own"
-
+# In the order in which they answer after the start of a process.
 _EXECUTORS = {
-    "jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor"),
     "onnxruntime": ("pwl_jax.runtime.onnx_executor", "OnnxExecutor"),
+    "jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor"),
 }
 
 
@@ -38,6 +39,19 @@ class Program:
     digest: str
     bindings: Mapping[str, tuple[str, ...]]
     function: Any
+
+    @classmethod
+    def of(
+        cls, unit: Unit, data: bytes, bindings: Mapping[str, Sequence[str]], function: Any
+    ) -> "Program":
+        """What an executor has read from a program's serialised bytes."""
+        bound = {stream: tuple(names) for stream, names in bindings.items()}
+        return cls(unit, hashlib.sha256(data).hexdigest(), bound, function)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that any stream binds, each once."""
+        return tuple(dict.fromkeys(name for names in self.bindings.values() for name in names))
 
     def arguments(self, stream: str) -> tuple[str, ...]:
         """Names of the tensors that `stream` binds; shared statistics only have "own"."""
@@ -70,14 +84,35 @@ class Step:
     stream: str
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chain:
+    """The steps of a composition, joined into what an executor runs.
+
+    It holds the weights it reads, and all that the executor made of them is freed with it: an
+    executor keeps nothing of a chain that nobody refers to any more.
+
+    Attributes:
+      steps: in the order of execution.
+      function: the executor's own form of them.
+    """
+
+    steps: tuple[Step, ...]
+    function: Any
+
+
 class Executor(Protocol):
-    """Loads blocks, compiles where it must before they answer, runs a composition.
+    """Loads blocks, joins them, warms them before they answer, runs a composition.
 
     One executor may serve many live models, and all methods may be called from many threads.
     """
 
     name: str
     program_format: str
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it computes elsewhere than on the CPU."""
+        ...
 
     @property
     def compiles(self) -> int:
@@ -94,11 +129,15 @@ class Executor(Protocol):
         """Moves a unit's tensors to where they are computed with."""
         ...
 
-    def warm(self, steps: Sequence[Step], batch: np.ndarray) -> None:
+    def join(self, steps: Sequence[Step]) -> Chain:
+        """What runs loaded blocks one after the other, at least one."""
+        ...
+
+    def warm(self, chain: Chain, batch: np.ndarray) -> None:
         """Runs `batch` once, so that `run` on the same shape compiles nothing."""
         ...
 
-    def run(self, steps: Sequence[Step], batch: np.ndarray) -> np.ndarray:
+    def run(self, chain: Chain, batch: np.ndarray) -> np.ndarray:
         """Logits f32[batch, classes] of images f32[batch, height, width, channels]."""
         ...
 
@@ -108,8 +147,22 @@ def executor_names() -> tuple[str, ...]:
     return tuple(_EXECUTORS)
 
 
+def successor_of(name: str, formats: Sequence[str]) -> str | None:
+    """The executor that starts later than executor `name` and may compute better; None without.
+
+    Its library is looked for and not imported, and it must be able to run a bundle with programs in
+    these formats.
+    """
+    names = executor_names()
+    for later in names[names.index(name) + 1 :] if name in names else ():
+        # Executors are called after their libraries.
+        if _executor_class(later).program_format in formats and importlib.util.find_spec(later):
+            return later
+    return None
+
+
 def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",)) -> Executor:
-    """The executor called `name`, or with "auto" the first one that can run a bundle.
+    """The executor called `name`, or with "auto" the one that can run a bundle soonest.
 
     Args:
       name: "auto" or one of `executor_names()`.
@@ -124,8 +177,7 @@ def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",))
         raise ExecutorError(f"unknown executor '{name}'; expected one of {known}")
     problems = []
     for candidate in _EXECUTORS if name == "auto" else (name,):
-        module, attribute = _EXECUTORS[candidate]
-        executor: type[Executor] = getattr(importlib.import_module(module), attribute)
+        executor = _executor_class(candidate)
         if executor.program_format not in formats:
             problems.append(
                 f"executor '{candidate}' needs {executor.program_format} programs; this bundle "
@@ -137,3 +189,9 @@ def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",))
         except ImportError as error:
             problems.append(f"executor '{candidate}' cannot start: {error}")
     raise ExecutorError("; ".join(problems))
+
+
+def _executor_class(name: str) -> type[Executor]:
+    module, attribute = _EXECUTORS[name]
+    found: type[Executor] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -4,7 +4,6 @@ JAX is imported when the first executor is made, never with this module.
 """
 
 import contextlib
-import hashlib
 import os
 import pickle
 import platform
@@ -17,7 +16,7 @@ import numpy as np
 
 from pwl_jax.ladder import Unit
 from pwl_jax.runtime.executable_cache import ExecutableCache
-from pwl_jax.runtime.executor import Block, ExecutorError, Program, Step
+from pwl_jax.runtime.executor import Block, Chain, ExecutorError, Program, Step
 
 _T = TypeVar("_T")
 
@@ -53,6 +52,11 @@ class JaxExecutor:
         self._compiles = 0
 
     @property
+    def accelerated(self) -> bool:
+        """Whether JAX found another device than the CPU."""
+        return bool(self._device.platform != "cpu")
+
+    @property
     def compiles(self) -> int:
         """How many executables were built so far."""
         return self._compiles
@@ -84,8 +88,7 @@ class JaxExecutor:
                     f"program of {unit} takes {len(exported.in_avals)} arguments; its binding "
                     f"'{stream}' names {len(names)} tensors and the input makes one more"
                 )
-        bound = {stream: tuple(names) for stream, names in bindings.items()}
-        return Program(unit, hashlib.sha256(data).hexdigest(), bound, exported)
+        return Program.of(unit, data, bindings, exported)
 
     def load(self, program: Program, tensors: Mapping[str, np.ndarray]) -> Block:
         """Copies a unit's tensors to the device and waits until they are there.
@@ -94,7 +97,6 @@ class JaxExecutor:
           ExecutorError: a tensor the program reads is missing or has another shape or type.
         """
         unit = program.unit
-        read = {name for names in program.bindings.values() for name in names}
         for names in program.bindings.values():
             for name, expected in zip(names, program.function.in_avals, strict=False):
                 tensor = tensors.get(name)
@@ -105,24 +107,27 @@ class JaxExecutor:
                         f"program of {unit} takes '{name}' as {expected.dtype}{expected.shape}; "
                         f"the shards hold {tensor.dtype}{tensor.shape}"
                     )
-        placed = {
-            name: self._jax.device_put(tensor, self._device)
-            for name, tensor in tensors.items()
-            if name in read
-        }
+        placed = {name: self._jax.device_put(tensors[name], self._device) for name in program.reads}
         self._jax.block_until_ready(placed)
         return Block(program, placed, sum(array.nbytes for array in placed.values()))
 
-    def warm(self, steps: Sequence[Step], batch: np.ndarray) -> None:
-        """Compiles what is missing for this batch shape and runs it once."""
-        self.run(steps, batch)
-
-    def run(self, steps: Sequence[Step], batch: np.ndarray) -> np.ndarray:
-        """Logits f32[batch, classes]; compiles only for a batch shape never seen before."""
-        x = self._jax.device_put(batch, self._device)
+    def join(self, steps: Sequence[Step]) -> Chain:
+        """The programs with their weights in the order of the arguments; compiles nothing yet."""
+        calls = []
         for step in steps:
             program, tensors = step.block.program, step.block.tensors
-            weights = [tensors[name] for name in program.arguments(step.stream)]
+            names = program.arguments(step.stream)
+            calls.append((program, tuple(tensors[name] for name in names)))
+        return Chain(tuple(steps), tuple(calls))
+
+    def warm(self, chain: Chain, batch: np.ndarray) -> None:
+        """Compiles what is missing for this batch shape and runs it once."""
+        self.run(chain, batch)
+
+    def run(self, chain: Chain, batch: np.ndarray) -> np.ndarray:
+        """Logits f32[batch, classes]; compiles only for a batch shape never seen before."""
+        x = self._jax.device_put(batch, self._device)
+        for program, weights in chain.function:
             executable = self._executables.get((program.digest, x.shape))
             if executable is None:
                 executable = self._compile(program, x)

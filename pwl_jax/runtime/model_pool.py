@@ -14,7 +14,8 @@ from pwl_jax.bundle import BundleReader
 from pwl_jax.errors import UserError
 from pwl_jax.runtime.answers import Prediction
 from pwl_jax.runtime.executor import Executor, create_executor
-from pwl_jax.runtime.live_model import LiveModel, LiveModelError
+from pwl_jax.runtime.live_model import LiveModel
+from pwl_jax.runtime.plan import LiveModelError, program_formats
 from pwl_jax.runtime.share import Share
 
 DEVIATIONS = 2.0
@@ -244,8 +245,7 @@ class ModelPool:
 
     def _executor_for(self, reader: BundleReader) -> Executor:
         """One that there is already, if it runs this bundle's programs."""
-        programs = reader.manifest.programs.values()
-        formats = tuple({entry.format for entries in programs for entry in entries})
+        formats = program_formats(reader.manifest)
         with self._lock:
             for executor in self._executors:
                 if executor.program_format in formats:

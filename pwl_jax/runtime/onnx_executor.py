@@ -3,41 +3,27 @@
 ONNX Runtime is imported when the first executor is made, never with this module.
 """
 
-import dataclasses
-import hashlib
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pwl_jax.ladder import Unit
-from pwl_jax.runtime.executor import Block, ExecutorError, Program, Step
-from pwl_jax.runtime.onnx_constants import with_constants
-
-_INPUT, _OUTPUT = "x", "y"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SessionBlock(Block):
-    """A block with the sessions that hold its weights, by entry stream; each takes any batch.
-
-    ONNX Runtime reads `tensors` where they lie and does not own them.
-    """
-
-    sessions: dict[str, Any] = dataclasses.field(default_factory=dict)
+from pwl_jax.runtime.executor import Block, Chain, ExecutorError, Program, Step
+from pwl_jax.runtime.onnx_chain import INPUT, OUTPUT, chain, link
 
 
 class OnnxExecutor:
-    """One session for each loaded block and stream, whose weights are constants of it.
+    """One session for a whole chain, whose weights are constants of it; it takes any batch.
 
     Given as inputs, weights would be laid out anew for every request: convolutions then take
-    several times as long. So a program becomes a session when it first runs with its weights, and
-    another precision or another stream's statistics make another one.
+    several times as long. One session a block would start slower than one for all, and could not
+    compute across blocks.
     """
 
     name = "onnxruntime"
     program_format = "onnx"
+    accelerated = False
 
     def __init__(self, threads: int | None = None) -> None:
         """Imports ONNX Runtime, and reads nothing yet.
@@ -49,7 +35,6 @@ class OnnxExecutor:
 
         self._runtime = onnxruntime
         self._threads = threads
-        self._lock = threading.Lock()
         self._compiles = 0
 
     @property
@@ -60,94 +45,119 @@ class OnnxExecutor:
     def read_program(
         self, unit: Unit, data: bytes, bindings: Mapping[str, Sequence[str]]
     ) -> Program:
-        """The program as it is; `load` makes something of it."""
-        bound = {stream: tuple(names) for stream, names in bindings.items()}
-        return Program(unit, hashlib.sha256(data).hexdigest(), bound, data)
+        """A program whose names are the unit's own, so that it can stand in a chain.
 
-    def load(self, program: Program, tensors: Mapping[str, np.ndarray]) -> SessionBlock:
-        """Takes a unit's tensors, which must not change from then on; makes a session of the first
-        stream, so that what does not fit is said here.
+        Raises:
+          ExecutorError: the bytes are no program, or it takes other than its bindings name.
+        """
+        try:
+            part = link(data, f"{unit}/")
+        except ValueError as error:
+            raise ExecutorError(f"program of {unit} cannot be run: {error}") from error
+        for stream, names in bindings.items():
+            expected = {INPUT, *(f"w{place}" for place in range(len(names)))}
+            if set(part.takes) != expected:
+                raise ExecutorError(
+                    f"program of {unit} takes {', '.join(part.takes)}; its binding '{stream}' "
+                    f"names {len(names)} tensors and the input {INPUT} makes one more"
+                )
+        return Program.of(unit, data, bindings, part)
+
+    def load(self, program: Program, tensors: Mapping[str, np.ndarray]) -> Block:
+        """Takes a unit's tensors, which must not change from then on, without a copy.
 
         Floats narrower than float32 are widened, which is exact.
 
         Raises:
-          ExecutorError: the program is none that ONNX Runtime takes, or a tensor that it reads is
-            missing or has another shape or type.
+          ExecutorError: a tensor the program reads is missing or has another shape or type.
         """
-        values, size = {}, 0
-        for name in (name for names in program.bindings.values() for name in names):
-            if name not in tensors:
-                raise ExecutorError(
-                    f"program of {program.unit} reads '{name}', which no shard holds"
-                )
-            if name not in values:
-                array = _widened(tensors[name])
-                values[name] = self._value(array)
-                size += array.nbytes
-        block = SessionBlock(program, values, size)
-        self._session(block, next(iter(program.bindings)))
-        return block
+        unit, arrays = program.unit, {}
+        for names in program.bindings.values():
+            for place, name in enumerate(names):
+                if name not in tensors:
+                    raise ExecutorError(f"program of {unit} reads '{name}', which no shard holds")
+                array = arrays[name] = _widened(tensors[name])
+                expected = program.function.takes[f"w{place}"]
+                if (array.dtype.name, array.shape) != expected:
+                    raise ExecutorError(
+                        f"program of {unit} takes '{name}' as {expected.dtype}{expected.shape}; "
+                        f"the shards hold {array.dtype}{array.shape}"
+                    )
+        values = {name: self._value(array) for name, array in arrays.items()}
+        return Block(program, values, sum(array.nbytes for array in arrays.values()))
 
-    def warm(self, steps: Sequence[Step], batch: np.ndarray) -> None:
-        """Makes the sessions that are missing and runs `batch` once."""
-        self.run(steps, batch)
+    def join(self, steps: Sequence[Step]) -> Chain:
+        """Makes the session of a chain. It reads the blocks' tensors where they lie.
 
-    def run(self, steps: Sequence[Step], batch: np.ndarray) -> np.ndarray:
+        Raises:
+          ExecutorError: ONNX Runtime does not take a unit's program, or not the units one after
+            the other.
+        """
+        try:
+            session = self._session(steps)
+        except Exception as error:
+            # Its exceptions have no class in common but this one.
+            raise self._blamed(steps, error) from error
+        self._compiles += 1
+        return Chain(tuple(steps), session)
+
+    def warm(self, chain: Chain, batch: np.ndarray) -> None:
+        """Runs `batch` once."""
+        self.run(chain, batch)
+
+    def run(self, chain: Chain, batch: np.ndarray) -> np.ndarray:
         """Logits f32[batch, classes].
 
         Raises:
           ExecutorError: the batch is not what the first program takes.
         """
+        first, last = chain.steps[0].block.program.unit, chain.steps[-1].block.program.unit
         x = self._value(np.ascontiguousarray(batch))
+        try:
+            (y,) = chain.function.run_with_ort_values([f"{last}/{OUTPUT}"], {f"{first}/{INPUT}": x})
+        except Exception as error:
+            raise ExecutorError(f"program of {first}: {error}") from error
+        return np.asarray(y.numpy(), dtype=np.float32)
+
+    def _session(self, steps: Sequence[Step]) -> Any:
+        constants = {}
         for step in steps:
-            session = self._session(step.block, step.stream)
-            try:
-                (x,) = session.run_with_ort_values([_OUTPUT], {_INPUT: x})
-            except Exception as error:
-                # Its exceptions have no class in common but this one.
-                raise ExecutorError(f"program of {step.block.program.unit}: {error}") from error
-        return np.asarray(x.numpy(), dtype=np.float32)
-
-    def _session(self, block: Any, stream: str) -> Any:
-        session = block.sessions.get(stream)
-        if session is None:
-            with self._lock:
-                session = block.sessions.get(stream)
-                if session is None:
-                    session = block.sessions[stream] = self._made(block, stream)
-        return session
-
-    def _made(self, block: SessionBlock, stream: str) -> Any:
-        names = block.program.arguments(stream)
-        constants = {f"w{place}": block.tensors[name] for place, name in enumerate(names)}
+            program = step.block.program
+            for place, name in enumerate(program.arguments(step.stream)):
+                constants[f"{program.unit}/w{place}"] = step.block.tensors[name]
+        links = [step.block.program.function for step in steps]
+        for step, part in zip(steps, links, strict=True):
+            if part.opsets != links[0].opsets:
+                raise ExecutorError(
+                    f"program of {step.block.program.unit} is written in other operators than that "
+                    f"of {steps[0].block.program.unit}"
+                )
         options = self._runtime.SessionOptions()
         # Errors are raised; what is said besides would come between a program's own lines.
         options.log_severity_level = 4
-        # Blocks run one after the other: threads that spin for one would be in the next one's way.
+        # Threads that spin take the core from what they wait for: making a session, which folds
+        # constants, then takes twice the processor time, and another request has to wait.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if constants:
             options.add_external_initializers(list(constants), list(constants.values()))
-        try:
-            described = {name: value.numpy() for name, value in constants.items()}
-            session = self._runtime.InferenceSession(
-                with_constants(block.program.function, described),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:
-            raise ExecutorError(
-                f"program of {block.program.unit} cannot be run: {error}"
-            ) from error
-        inputs = [value.name for value in session.get_inputs()]
-        if inputs != [_INPUT]:
-            raise ExecutorError(
-                f"program of {block.program.unit} takes {', '.join(inputs)} beside the "
-                f"{len(names)} tensors that binding '{stream}' names; expected {_INPUT}"
-            )
-        self._compiles += 1
-        return session
+        described = {name: value.numpy() for name, value in constants.items()}
+        return self._runtime.InferenceSession(
+            chain(links, described), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _blamed(self, steps: Sequence[Step], error: Exception) -> ExecutorError:
+        """The error of the first step that cannot be run alone; else that of all together."""
+        if isinstance(error, ExecutorError):
+            return error
+        for step in steps:
+            try:
+                self._session([step])
+            except Exception as own:
+                return ExecutorError(f"program of {step.block.program.unit} cannot be run: {own}")
+        units = ", ".join(str(step.block.program.unit) for step in steps)
+        return ExecutorError(f"programs of {units} cannot be run one after the other: {error}")
 
     def _value(self, array: np.ndarray) -> Any:
         return self._runtime.OrtValue.ortvalue_from_numpy(array)

@@ -175,8 +175,7 @@ class Evaluator:
             if crossing is not None:
                 features = self._call(crossing, variables_at(EXACT), None, features)
             block = here.block(index)
-            entry = here.entry(index) if block.kind == "student" else None
-            features = self._call(block, variables_at(bits), entry, features)
+            features = self._call(block, variables_at(bits), here.entry(block), features)
             self._descend((*done, (source, bits)), features, wanted, variables_at, results)
 
     def _call(self, unit: Unit, variables: Variables, entry: int | None, x: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def write(path, seed: int = 0, stages=(4, "exact")):
             tensors = unit_tensors(unit, seed)
             writer.add_unit(unit, tensors, stages)
             program = f"program of {unit}".encode()
-            writer.add_program(unit, "stablehlo", program, {"own": list(tensors)[:1]})
+            writer.add_programs(unit, {"stablehlo": program}, {"own": list(tensors)[:1]})
         encoder = Unit("encoder", 0)
         writer.add_unit(encoder, unit_tensors(encoder), ("exact",))
         return writer.finish(

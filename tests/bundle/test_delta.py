@@ -49,7 +49,7 @@ def write(path, version, *, against=None, stages=(4, EXACT), **options):
     with BundleWriter(path, against=against, **options) as writer:
         for unit, tensors in network(version).items():
             writer.add_unit(unit, tensors, stages if unit.kind == "teacher" else (EXACT,))
-            writer.add_program(unit, "stablehlo", b"program", {"own": sorted(tensors)[:1]})
+            writer.add_programs(unit, {"stablehlo": b"program"}, {"own": sorted(tensors)[:1]})
         return writer.finish(
             pair={},
             preprocessing=Preprocessing((1, 1, 1), (0.0,), (1.0,)),

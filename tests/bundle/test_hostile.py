@@ -134,7 +134,7 @@ KERNEL = ("tensors", "teacher/params/block0/kernel")
         (set_in(*KERNEL, "sha256", value="F" * 64), "no SHA-256"),
         (set_in("tensors", "stray", value={"shape": [], "dtype": "int8", "sha256": "0" * 64}),
          "'stray' is listed in only one"),
-        (set_in("programs", "teacher/0", 0, "bindings", value={"own": ["stray"]}), "binds 'stray', no tensor of that unit"),  # noqa: E501
+        (set_in("bindings", "teacher/0", value={"own": ["stray"]}), "binds 'stray', no tensor of that unit"),  # noqa: E501
         (set_in("ladder", 0, "bits", value=[4, 9]), "no precision"),
         (set_in("ladder", 0, "name", value="TT@4"), "composition and bits say 'SS@4'"),
         (set_in("ladder", 0, "shards", value=["teacher/7@4"]), "does not list the shards new to it"),  # noqa: E501
@@ -142,7 +142,9 @@ KERNEL = ("tensors", "teacher/params/block0/kernel")
         (set_in("ladder", 1, "cumulative_bytes", value=1), "says cumulative_bytes 1"),
         (lambda m: m["ladder"].append(m["ladder"][0]), "holds a rung twice"),
         (set_in("preprocessing", "resize", value="lanczos"), "unknown filter"),
-        (set_in("programs", "teacher/0", 0, "bindings", value={"own": [], "0": []}), "bound for"),
+        (set_in("bindings", "teacher/0", value={"own": [], "0": []}), "bound for"),
+        (lambda m: m["bindings"].pop("teacher/0"), "teacher/0 is listed in only one of 'programs'"),
+        (lambda m: m["programs"].pop("teacher/0"), "teacher/0 is listed in only one of 'programs'"),
         (set_in("stages", "encoder/0", value=["4", "exact"]), "exact alone"),
         (set_in("measurements", 0, "top1", value="high"), "expected a number"),
         (set_in("codecs", value=["zstd", "lzma"]), "codec 'lzma' is unknown; this"),
@@ -203,7 +205,7 @@ def test_more_blocks_than_any_network_has_are_not_counted(folder):
         BundleReader.open(folder)
     manifest["blocks"] = 4096
     manifest["programs"]["student/4095"] = manifest["programs"].pop("student/999999999")
-    manifest["programs"]["student/4095"][0]["bindings"] = {"own": [], "9" * 30: []}
+    manifest["bindings"]["student/4095"] = {"own": [], "9" * 30: []}
     save(folder, manifest)
     with pytest.raises(BundleError, match="bound for"):
         BundleReader.open(folder)

@@ -36,7 +36,7 @@ def many_digits_in_a_stage(manifest):
 
 def foreign_binding(manifest):
     own = manifest["shards"]["teacher/1@4"]["tensors"]
-    manifest["programs"]["teacher/0"][0]["bindings"] = {"own": own}
+    manifest["bindings"]["teacher/0"] = {"own": own}
 
 
 def rung_beyond_the_bundle(manifest):

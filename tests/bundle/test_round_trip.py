@@ -184,7 +184,7 @@ def test_remote_paths_are_written_manifest_last(tmp_path, monkeypatch, bundle):
         (lambda w: w.add_unit(Unit("teacher", 1), {"x": np.ones(2)}, (4,)), "end in exact"),
         (lambda w: w.add_unit(Unit("teacher", 1), {"x": np.ones(2)}, (8, 4, "exact")), "stages"),
         (lambda w: w.add_unit(Unit("encoder", 0), {"x": np.ones(2)}, (4, "exact")), "always exact"),
-        (lambda w: w.add_program(Unit("teacher", 0), "onnx", b"", {}), "already"),
+        (lambda w: w.add_programs(Unit("teacher", 0), {}, {}), "already"),
     ],
 )  # fmt: skip
 def test_writer_refuses(tmp_path, change, message):
@@ -192,6 +192,6 @@ def test_writer_refuses(tmp_path, change, message):
 
     with BundleWriter(tmp_path / "bundle") as unfinished:
         unfinished.add_unit(Unit("teacher", 0), {"a": np.ones(2)}, (4, "exact"))
-        unfinished.add_program(Unit("teacher", 0), "onnx", b"p", {})
+        unfinished.add_programs(Unit("teacher", 0), {"onnx": b"p"}, {})
         with pytest.raises(UserError, match=message):
             change(unfinished)

@@ -12,7 +12,8 @@ from experiments import results_file
 from experiments.benchmarks import precision, precision_accuracy, precision_bases
 from experiments.benchmarks import precision_cases as cases
 from experiments.benchmarks import precision_methods as methods
-from experiments.benchmarks.rivals import RivalError, rivals
+from experiments.benchmarks.json_worker import WorkerError
+from experiments.benchmarks.rivals import rivals
 from experiments.results_file import Row
 from pwl_jax.ladder import EXACT, Composition, Unit
 from pwl_jax.precision import Quantization, encode_tensor, expand
@@ -233,12 +234,15 @@ def test_zipnn_is_asked_in_the_other_interpreter_on_all_tensors(tmp_path, monkey
 def test_a_compressor_that_gives_back_other_bytes_is_an_error(tmp_path, monkeypatch):
     fake_zipnn(tmp_path, monkeypatch, ruin="[::-1]")
     case = cases.in_memory("tiny", "drawn", tensors())
-    with rivals(sys.executable) as others, pytest.raises(RivalError, match="did not give back"):
+    with rivals(sys.executable) as others, pytest.raises(WorkerError, match="did not give back"):
         methods.measure(case, others)
 
 
 def test_an_interpreter_that_is_none_is_refused():
-    with pytest.raises(RivalError, match="cannot start 'no-such-python'"), rivals("no-such-python"):
+    with (
+        pytest.raises(WorkerError, match="cannot start 'no-such-python'"),
+        rivals("no-such-python"),
+    ):
         pass
 
 

@@ -143,7 +143,7 @@ def test_the_runtime_climbs_it_to_the_checkpoints_logits(exported, executor):
 def test_a_students_own_statistics_are_the_only_ones(tmp_path):
     model = network_of("student")
     manifest = export_bundle(model, tmp_path / "b", BITS, None, None)
-    streams = {s for entries in manifest.programs.values() for e in entries for s in e.bindings}
+    streams = {stream for bound in manifest.bindings.values() for stream in bound}
     assert streams == {"own"}
     assert not [name for name in manifest.tensors if "/entry" in name]
 

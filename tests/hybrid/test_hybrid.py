@@ -40,8 +40,7 @@ def run_programs(hybrid, variables, composition, x):
     """The composition by its block programs, each compiled alone."""
     run = jax.jit(hybrid.run, static_argnums=0)
     for unit in composition.units():
-        entry = composition.entry(unit.index) if unit.kind == "student" else None
-        x = run(unit, hybrid.unit_variables(variables, unit, entry), x)
+        x = run(unit, hybrid.unit_variables(variables, unit, composition.entry(unit)), x)
     return x
 
 
@@ -182,7 +181,7 @@ def test_masks_and_compositions_are_inverse_and_count_exact_bytes(statistics):
             if unit not in composition.units():
                 continue
             if name.startswith("student/batch_stats/"):
-                entry = composition.entry(unit.index)
+                entry = composition.entry(unit)
                 own = entry is None or statistics == "shared"
                 if name.split("/")[2] != ("own" if own else f"entry{entry}"):
                     continue

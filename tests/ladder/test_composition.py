@@ -76,12 +76,16 @@ def test_entry_is_the_latest_boundary_from_teacher_to_student(text):
     for block, source in enumerate(text):
         if source == "S":
             begun = text[: block + 1].rfind("TS")
-            assert composition.entry(block) == (None if begun < 0 else begun)
+            assert composition.entry(Unit("student", block)) == (None if begun < 0 else begun)
 
 
 def test_entries_by_hand():
     composition = Composition.parse("STSSTS")
-    assert [composition.entry(block) for block in (0, 2, 3, 5)] == [None, 1, 1, 4]
+    blocks = [Unit("student", block) for block in (0, 2, 3, 5)]
+    assert [composition.entry(unit) for unit in blocks] == [None, 1, 1, 4]
+    assert [composition.stream(unit) for unit in blocks] == ["own", "1", "1", "4"]
+    others = Unit("teacher", 4), Unit("decoder", 3), Unit("encoder", 4)
+    assert {composition.stream(unit) for unit in others} == {"own"}
 
 
 @pytest.mark.parametrize("unit", [Unit("teacher", 0), Unit("encoder", 12)])

@@ -100,9 +100,9 @@ def test_a_live_model_runs_from_a_delta(bundle, tmp_path):
         for name in old.manifest.stages:
             unit = Unit.parse(name)
             writer.add_unit(unit, old.tensors(unit, EXACT), (EXACT,))
-            for entry in old.manifest.programs.get(name, ()):
-                program, bindings = old.program(unit, entry.format)
-                writer.add_program(unit, entry.format, program, bindings)
+            entries = old.manifest.programs[name]
+            programs = {entry.format: old.program(unit, entry.format)[0] for entry in entries}
+            writer.add_programs(unit, programs, old.manifest.bindings[name])
         rungs = [entry.rung for entry in old.manifest.ladder if set(entry.rung.bits) == {EXACT}]
         writer.finish(
             pair=old.manifest.pair,

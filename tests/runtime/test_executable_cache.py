@@ -12,7 +12,7 @@ import pytest
 from pwl_jax.runtime.executable_cache import ExecutableCache
 from pwl_jax.runtime.jax_executor import JaxExecutor
 from tests import tiny_bundle as tiny
-from tests.runtime.test_jax_executor import IMAGES, steps_of
+from tests.runtime.test_jax_executor import IMAGES, chain_of, steps_of
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -20,7 +20,7 @@ import sys
 import numpy as np
 from pwl_jax.runtime import LiveModel
 
-with LiveModel.open(sys.argv[1], climb=False, rung="TSS@exact") as model:
+with LiveModel.open(sys.argv[1], executor="jax", climb=False, rung="TSS@exact") as model:
     logits = model.predict(np.load(sys.argv[2])).logits
     np.save(sys.argv[3], logits)
     print(model.executor.compiles)
@@ -118,12 +118,12 @@ def test_the_environment_names_the_folder_or_none(tmp_path, monkeypatch):
 def test_a_second_executor_compiles_nothing_and_answers_the_same(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     first, second = JaxExecutor(cache=cache), JaxExecutor(cache=cache)
-    logits = first.run(steps_of(first, "TST"), IMAGES)
-    again = second.run(steps_of(second, "TST"), IMAGES)
+    logits = first.run(chain_of(first, "TST"), IMAGES)
+    again = second.run(chain_of(second, "TST"), IMAGES)
     units = len(steps_of(first, "TST"))
     assert (first.compiles, second.compiles) == (units, 0)
     np.testing.assert_array_equal(logits, again)
-    second.run(steps_of(second, "TST"), IMAGES[:3])
+    second.run(chain_of(second, "TST"), IMAGES[:3])
     assert second.compiles == units
 
 
@@ -131,7 +131,7 @@ def test_executables_of_another_device_are_not_taken(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     devices = jax.local_devices()[:2]
     executors = [JaxExecutor(device, cache) for device in devices]
-    answers = [executor.run(steps_of(executor, "SSS"), IMAGES) for executor in executors]
+    answers = [executor.run(chain_of(executor, "SSS"), IMAGES) for executor in executors]
     np.testing.assert_array_equal(*answers)
     assert [executor.compiles for executor in executors] == [tiny.BLOCKS] * 2
 
@@ -139,13 +139,13 @@ def test_executables_of_another_device_are_not_taken(tmp_path):
 def test_whatever_the_cache_holds_the_answer_is_right(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     executor = JaxExecutor(cache=cache)
-    logits = executor.run(steps_of(executor, "SSS"), IMAGES)
+    logits = executor.run(chain_of(executor, "SSS"), IMAGES)
     # Whole and this user's own, yet no executable.
     for data in (b"", b"nonsense", pickle.dumps(("a", "b", "c")), pickle.dumps(7)):
         monkey = ExecutableCache(tmp_path / "cache")
         monkey.load = lambda *key, data=data: data  # type: ignore[method-assign]
         other = JaxExecutor(cache=monkey)
-        np.testing.assert_array_equal(other.run(steps_of(other, "SSS"), IMAGES), logits)
+        np.testing.assert_array_equal(other.run(chain_of(other, "SSS"), IMAGES), logits)
         assert other.compiles == tiny.BLOCKS
 
 

@@ -20,15 +20,18 @@ def steps_of(executor, composition, tensors=TENSORS):
     parsed = Composition.parse(composition)
     steps = []
     for unit in parsed.units():
-        entry = parsed.entry(unit.index) if unit.kind == "student" else None
         block = executor.load(read(executor, unit), tiny.unit_tensors(unit, tensors))
-        steps.append(Step(block, "own" if entry is None else str(entry)))
+        steps.append(Step(block, parsed.stream(unit)))
     return steps
+
+
+def chain_of(executor, composition, tensors=TENSORS):
+    return executor.join(steps_of(executor, composition, tensors))
 
 
 @pytest.mark.parametrize("composition", [str(c) for c in Composition.all(tiny.BLOCKS)])
 def test_every_composition_agrees_with_numpy(executor, composition):
-    logits = executor.run(steps_of(executor, composition), IMAGES)
+    logits = executor.run(chain_of(executor, composition), IMAGES)
     expected = tiny.reference_logits(TENSORS, composition, IMAGES)
     assert logits.dtype == np.float32
     # float32 against float64 over a handful of small matrix products.
@@ -37,9 +40,9 @@ def test_every_composition_agrees_with_numpy(executor, composition):
 
 def test_streams_bind_their_own_statistics(executor):
     """The same blocks answer differently in another stream, so the check above has teeth."""
-    steps = steps_of(executor, "TSS")
-    wrong = [Step(step.block, "own") for step in steps]
-    assert np.abs(executor.run(steps, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
+    chain = chain_of(executor, "TSS")
+    wrong = executor.join([Step(step.block, "own") for step in chain.steps])
+    assert np.abs(executor.run(chain, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
 
 
 def test_one_compile_for_each_unit_and_batch_size():
@@ -51,16 +54,16 @@ def test_one_compile_for_each_unit_and_batch_size():
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        executor.warm(steps_of(executor, "TTT"), IMAGES)
+        executor.warm(chain_of(executor, "TTT"), IMAGES)
         assert executor.compiles == tiny.BLOCKS
-        executor.warm(steps_of(executor, "TTT"), IMAGES[:2])
+        executor.warm(chain_of(executor, "TTT"), IMAGES[:2])
         assert executor.compiles == 2 * tiny.BLOCKS
         compiled.clear()
         other = {name: tensor + 1 for name, tensor in TENSORS.items()}
-        executor.run(steps_of(executor, "TTT", other), IMAGES)
-        executor.run(steps_of(executor, "TTT"), IMAGES[:2])
+        executor.run(chain_of(executor, "TTT", other), IMAGES)
+        executor.run(chain_of(executor, "TTT"), IMAGES[:2])
         assert not compiled
-        executor.run(steps_of(executor, "TTT"), IMAGES[:3])
+        executor.run(chain_of(executor, "TTT"), IMAGES[:3])
         assert len(compiled) == tiny.BLOCKS
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
@@ -109,7 +112,7 @@ def test_tensors_that_do_not_fit_the_program(executor):
 
 def test_names_of_executors():
     with pytest.raises(
-        ExecutorError, match="unknown executor 'fpga'; expected one of auto, jax, onnxruntime"
+        ExecutorError, match="unknown executor 'fpga'; expected one of auto, onnxruntime, jax"
     ):
         create_executor("fpga")
     with pytest.raises(ExecutorError, match="needs stablehlo programs; this bundle holds wasm"):

@@ -2,8 +2,10 @@
 
 import gc
 import threading
+import weakref
 
 import numpy as np
+import onnx
 import pytest
 
 from pwl_jax.ladder import Composition, Unit
@@ -31,62 +33,93 @@ def steps_of(executor, composition, tensors=TENSORS):
     parsed = Composition.parse(composition)
     steps = []
     for unit in parsed.units():
-        entry = parsed.entry(unit.index) if unit.kind == "student" else None
         block = executor.load(read(executor, unit), tiny.unit_tensors(unit, tensors))
-        steps.append(Step(block, "own" if entry is None else str(entry)))
+        steps.append(Step(block, parsed.stream(unit)))
     return steps
+
+
+def chain_of(executor, composition, tensors=TENSORS):
+    return executor.join(steps_of(executor, composition, tensors))
 
 
 @pytest.mark.parametrize("composition", [str(c) for c in Composition.all(tiny.BLOCKS)])
 def test_every_composition_agrees_with_numpy(executor, composition):
-    steps = steps_of(executor, composition)
+    chain = chain_of(executor, composition)
     for count in (4, 1, 3):
-        logits = executor.run(steps, IMAGES[:count])
+        logits = executor.run(chain, IMAGES[:count])
         expected = tiny.reference_logits(TENSORS, composition, IMAGES[:count])
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_streams_bind_their_own_statistics(executor):
-    steps = steps_of(executor, "TSS")
-    wrong = [Step(step.block, "own") for step in steps]
-    assert np.abs(executor.run(steps, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
+    chain = chain_of(executor, "TSS")
+    wrong = executor.join([Step(step.block, "own") for step in chain.steps])
+    assert np.abs(executor.run(chain, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
 
 
-def test_a_session_for_each_stream_that_runs():
+def test_one_session_for_a_whole_composition():
     executor = create_executor("onnxruntime", ["onnx"])
-    steps = steps_of(executor, "TSS")
-    units = len(steps)
-    executor.warm(steps, IMAGES)
-    assert executor.compiles == units + 2  # both student blocks stand in stream 0, not their own
-    executor.run(steps, IMAGES[:3])
-    assert executor.compiles == units + 2
-    for step in steps:
+    chain = chain_of(executor, "TSS")
+    assert executor.compiles == 1
+    executor.warm(chain, IMAGES)
+    executor.run(chain, IMAGES[:3])
+    assert executor.compiles == 1
+    for step in chain.steps:
         tensors = tiny.unit_tensors(step.block.program.unit, TENSORS)
         assert step.block.nbytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_equal_programs_with_other_weights_stay_apart(executor):
+    """Blocks of one composition may share a program's bytes, never weights."""
+    first = read(executor, Unit("teacher", 1))
+    second = executor.read_program(
+        Unit("teacher", 2), tiny.onnx_model(Unit("teacher", 1)), first.bindings
+    )
+    assert first.digest == second.digest
+    tensors = tiny.unit_tensors(Unit("teacher", 1), TENSORS)
+    other = {name: tensor + 1 for name, tensor in tensors.items()}
+    blocks = [executor.load(first, tensors), executor.load(second, other)]
+    x = np.random.default_rng(2).normal(size=(2, 8, 8, tiny.TEACHER_WIDTH)).astype(np.float32)
+    joined = executor.run(executor.join([Step(block, "own") for block in blocks]), x)
+    for block in blocks:
+        x = executor.run(executor.join([Step(block, "own")]), x)
+    np.testing.assert_allclose(joined, x, rtol=0, atol=1e-5)
+
+
+def test_a_chain_that_is_dropped_frees_its_session_and_weights(executor):
+    """Nothing is kept of it but what another chain or request still refers to."""
+    chain = chain_of(executor, "TSS")
+    pinned = executor.join(chain.steps[:2])
+    session, kept = weakref.ref(chain.function), weakref.ref(chain.steps[0].block)
+    freed = weakref.ref(chain.steps[-1].block)
+    executor.run(chain, IMAGES)
+    del chain
+    assert session() is None and freed() is None
+    assert kept() is pinned.steps[0].block
 
 
 def test_other_weights_give_other_answers(executor):
     """Constants are of the session that was made with them."""
     other = {name: tensor + 1 for name, tensor in TENSORS.items()}
-    before = executor.run(steps := steps_of(executor, "TTT"), IMAGES)
-    changed = executor.run(steps_of(executor, "TTT", other), IMAGES)
+    before = executor.run(chain := chain_of(executor, "TTT"), IMAGES)
+    changed = executor.run(chain_of(executor, "TTT", other), IMAGES)
     expected = tiny.reference_logits(other, "TTT", IMAGES)
     np.testing.assert_allclose(changed, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    np.testing.assert_array_equal(executor.run(steps, IMAGES), before)
+    np.testing.assert_array_equal(executor.run(chain, IMAGES), before)
 
 
 def test_blocks_keep_their_weights_alive(executor):
     """ONNX Runtime reads weights in place: what nobody else holds must not be freed under it."""
     tensors = {name: tensor.copy() for name, tensor in TENSORS.items()}
-    steps = steps_of(executor, "TST", tensors)
+    chain = chain_of(executor, "TST", tensors)
     shapes = [tensor.shape for tensor in tensors.values()]
     del tensors
     gc.collect()
     overwriting = [np.full(shape, np.nan, np.float32) for shape in shapes * 8]
     expected = tiny.reference_logits(TENSORS, "TST", IMAGES)
     atol = 1e-5 * np.abs(expected).max()
-    np.testing.assert_allclose(executor.run(steps, IMAGES), expected, rtol=0, atol=atol)
+    np.testing.assert_allclose(executor.run(chain, IMAGES), expected, rtol=0, atol=atol)
     assert len(overwriting) == 8 * len(shapes)
 
 
@@ -95,8 +128,8 @@ def test_narrow_floats_are_widened(executor):
     narrow = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in TENSORS.items()}
     wide = {name: tensor.astype(np.float32) for name, tensor in narrow.items()}
     np.testing.assert_array_equal(
-        executor.run(steps_of(executor, "STS", narrow), IMAGES),
-        executor.run(steps_of(executor, "STS", wide), IMAGES),
+        executor.run(chain_of(executor, "STS", narrow), IMAGES),
+        executor.run(chain_of(executor, "STS", wide), IMAGES),
     )
 
 
@@ -105,7 +138,7 @@ def test_a_live_model_climbs_to_the_same_teacher(bundle, executor):
         assert model.wait(timeout=60) == "TTT@exact"
         answer = model.predict(IMAGES)
     assert (answer.rung, answer.executor) == ("TTT@exact", "onnxruntime")
-    np.testing.assert_array_equal(answer.logits, executor.run(steps_of(executor, "TTT"), IMAGES))
+    np.testing.assert_array_equal(answer.logits, executor.run(chain_of(executor, "TTT"), IMAGES))
 
 
 def test_only_onnx_programs_are_fetched(bundle, executor):
@@ -118,11 +151,11 @@ def test_only_onnx_programs_are_fetched(bundle, executor):
 
 
 def test_many_threads_share_a_session(executor):
-    steps, answers = steps_of(executor, "TSS"), {}
-    expected = executor.run(steps, IMAGES)
+    chain, answers = chain_of(executor, "TSS"), {}
+    expected = executor.run(chain, IMAGES)
 
     def ask(number):
-        answers[number] = executor.run(steps, IMAGES)
+        answers[number] = executor.run(chain, IMAGES)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -139,26 +172,51 @@ def test_mistakes_name_the_unit(executor):
     kernel = "teacher/params/block1/kernel"
     with pytest.raises(ExecutorError, match=f"teacher/1 reads '{kernel}', which no shard"):
         executor.load(read(executor, unit), {n: t for n, t in tensors.items() if n != kernel})
-    with pytest.raises(ExecutorError, match="program of teacher/1 "):
-        executor.load(read(executor, unit), {**tensors, kernel: tensors[kernel][:-1]})
-    with pytest.raises(ExecutorError, match="program of teacher/1 "):
-        executor.load(read(executor, unit), {**tensors, kernel: tensors[kernel].astype(np.float64)})
-    for damaged in (b"hello", tiny.onnx_model(unit)[:40]):
+    for wrong in (tensors[kernel][:-1], tensors[kernel].astype(np.float64), tensors[kernel][None]):
+        with pytest.raises(ExecutorError, match=f"teacher/1 takes '{kernel}' as float32"):
+            executor.load(read(executor, unit), {**tensors, kernel: wrong})
+    whole = tiny.onnx_model(unit)
+    for damaged in (b"", b"hello", whole[:40], whole[:-1], whole + b"\x3a\x7f", b"\xff" * 20):
         with pytest.raises(ExecutorError, match="program of teacher/1 cannot be run"):
-            executor.load(read(executor, unit, damaged), tensors)
-    with pytest.raises(ExecutorError, match="program of teacher/1 "):
-        short = {"own": tiny.arguments(unit)[:-1]}
-        executor.load(read(executor, unit, bindings=short), tensors)
+            read(executor, unit, damaged)
+    with pytest.raises(ExecutorError, match=r"program of teacher/1 takes w0, .*'own' names 3"):
+        read(executor, unit, bindings={"own": tiny.arguments(unit)[:-1]})
     with pytest.raises(ExecutorError, match="program of teacher/0: "):
-        executor.run(steps_of(executor, "TTT"), IMAGES[..., :1])
+        executor.run(chain_of(executor, "TTT"), IMAGES[..., :1])
+
+
+def test_units_that_do_not_follow_each_other_are_named(executor):
+    first, _, last = steps_of(executor, "TTS")[0], *steps_of(executor, "SSS")[1:]
+    with pytest.raises(ExecutorError, match="programs of teacher/0, student/2 cannot be run one"):
+        executor.join([first, last])
+
+
+def test_what_onnx_runtime_refuses_is_named(executor):
+    """The unit that is at fault is told from those before it in the same session."""
+    unit = Unit("teacher", 1)
+    model = onnx.load_from_string(tiny.onnx_model(unit))
+    model.graph.node[0].op_type = "Unheard"
+    program = read(executor, unit, model.SerializeToString())
+    block = executor.load(program, tiny.unit_tensors(unit, TENSORS))
+    first = steps_of(executor, "TTT")[0]
+    with pytest.raises(ExecutorError, match=r"program of teacher/1 cannot be run: .*Unheard"):
+        executor.join([first, Step(block, "own")])
+
+
+def test_a_program_of_other_operators_is_named(executor):
+    unit = Unit("teacher", 1)
+    model = onnx.load_from_string(tiny.onnx_model(unit))
+    model.opset_import[0].version += 1
+    program = read(executor, unit, model.SerializeToString())
+    block = executor.load(program, tiny.unit_tensors(unit, TENSORS))
+    first = steps_of(executor, "TTT")[0]
+    with pytest.raises(ExecutorError, match="program of teacher/1 is written in other operators"):
+        executor.join([first, Step(block, "own")])
 
 
 def test_a_wrong_statistic_of_another_stream_is_refused(executor):
     unit = Unit("student", 2)
     tensors = tiny.unit_tensors(unit, TENSORS)
     name = "student/batch_stats/entry1/block2/mean"
-    block = executor.load(read(executor, unit), {**tensors, name: tensors[name][:-1]})
-    x = np.zeros((1, *tiny.INPUT_SHAPE[:2], tiny.STUDENT_WIDTH), np.float32)
-    executor.run([Step(block, "own")], x)
-    with pytest.raises(ExecutorError, match="program of student/2 "):
-        executor.warm([Step(block, "1")], x)
+    with pytest.raises(ExecutorError, match=f"program of student/2 takes '{name}' as float32"):
+        executor.load(read(executor, unit), {**tensors, name: tensors[name][:1]})

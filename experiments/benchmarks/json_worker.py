@@ -1,0 +1,89 @@
+"""A process of another interpreter that answers requests: one JSON object a line, each way."""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pwl_jax.errors import UserError
+
+
+class WorkerError(UserError):
+    """A worker that cannot be started, has ended, or says that it failed."""
+
+
+class JsonWorker:
+    """The process; one request at a time.
+
+    Attributes:
+      folder: of the caller's files for it, removed when it ends.
+    """
+
+    def __init__(self, name: str, process: subprocess.Popen[str], folder: Path) -> None:
+        self.folder = folder
+        self._name, self._process = name, process
+
+    def ask(self, *, method: str, **request: Any) -> dict[str, Any]:
+        """The answer to a request, which may hold an `error`; raises WorkerError without one."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"method": method, **request}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            said = (self.folder / "stderr").read_text().strip().splitlines() or ["no message"]
+            raise WorkerError(f"{self._name} ended at '{method}': {said[-1]}")
+        return dict(json.loads(line))
+
+    def result(self, *, method: str, **request: Any) -> dict[str, Any]:
+        """As `ask`; raises WorkerError for an `error` too."""
+        answer = self.ask(method=method, **request)
+        if "error" in answer:
+            raise WorkerError(f"{self._name} failed at '{method}': {answer['error']}")
+        return answer
+
+
+@contextlib.contextmanager
+def json_worker(
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Iterator[JsonWorker]:
+    """Starts a worker, and ends it by closing its stdin.
+
+    Args:
+      name: how errors call it.
+      command: its interpreter and arguments.
+      environment: variables beside this process's own.
+      directory: where it runs; None is where this process does.
+
+    Raises:
+      WorkerError: it cannot be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="worker") as temporary:
+        folder = Path(temporary)
+        with (folder / "stderr").open("w") as stderr:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                    cwd=directory,
+                    env={**os.environ, **(environment or {})},
+                )
+            except OSError as error:
+                raise WorkerError(f"cannot start '{command[0]}': {error.strerror}") from error
+            with process:
+                try:
+                    yield JsonWorker(name, process, folder)
+                finally:
+                    process.stdin.close() if process.stdin else None
