@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.benchmarks.step_cases import drawn_variables
 from experiments.benchmarks.switching_policies import Model
-from pwl_jax.bundle import Preprocessing
+from pwl_jax.bundle import BundleError, BundleReader, Preprocessing
 from pwl_jax.data import pipeline
 from pwl_jax.errors import UserError
 from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle
@@ -48,8 +48,8 @@ def trained_models(
     models = []
     for seed in range(count):
         where = folder / f"{config_name}_seed{seed}{'' if epochs is None else f'_epochs{epochs}'}"
-        if (where / _DONE).exists():
-            models.append(_read(where))
+        if (kept := _kept(where)) is not None:
+            models.append(kept)
             continue
         say(f"training model {seed + 1} of {count}")
         config = importlib.import_module(f"experiments.configs.{config_name}").get_config()
@@ -69,10 +69,7 @@ def workdir_models(workdirs: Sequence[Path], folder: Path) -> list[Model]:
     models = []
     for run_dir in workdirs:
         where = folder / "_".join(run_dir.absolute().parts[-2:])
-        if (where / _DONE).exists():
-            models.append(_read(where))
-        else:
-            models.append(_written(where, workdir.load_model(run_dir)))
+        models.append(_kept(where) or _written(where, workdir.load_model(run_dir)))
     return models
 
 
@@ -83,8 +80,8 @@ def drawn_models(
     models = []
     for seed in range(count):
         where = folder / f"{pair_name}_drawn{seed}"
-        if (where / _DONE).exists():
-            models.append(_read(where))
+        if (kept := _kept(where)) is not None:
+            models.append(kept)
             continue
         say(f"drawing model {seed + 1} of {count}")
         pair = registry.pair(pair_name)
@@ -95,8 +92,14 @@ def drawn_models(
     return models
 
 
-def _read(folder: Path) -> Model:
-    return Model(folder=str(folder), **json.loads((folder / _DONE).read_text()))
+def _kept(folder: Path) -> Model | None:
+    """What an earlier run left, if it is whole and its bundle is one that can be read."""
+    try:
+        fields = json.loads((folder / _DONE).read_text())
+        BundleReader.open(folder / "bundle")
+    except (FileNotFoundError, BundleError):
+        return None
+    return Model(folder=str(folder), **fields)
 
 
 def _written(folder: Path, trained: workdir.TrainedModel) -> Model:
