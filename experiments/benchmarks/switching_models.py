@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,6 +124,8 @@ def _written(folder: Path, trained: workdir.TrainedModel) -> Model:
         base_budget=None if validation is None else DEFAULT_BUDGET, programs=("onnx",)
     )
     model = Model(folder.name, str(folder), 0, 0, preprocessing.to_dict())
+    # One that cannot be read is never replaced by an export.
+    shutil.rmtree(model.bundle, ignore_errors=True)
     export_bundle(trained, model.bundle, BITS, validation, test, options=options)
     blocks = trained.hybrid.num_blocks
     whole = Composition.prefix(blocks, blocks)
