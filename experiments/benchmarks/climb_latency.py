@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from absl import flags
@@ -45,6 +46,7 @@ _RESULTS = flags.DEFINE_string("results_dir", str(results_file.RESULTS), "Where 
 
 CALLERS = 4
 _SETTLING, _SATURATING = 0.3, 3.0
+_LEAST_CLIMBS = 4
 
 
 def main() -> None:
@@ -149,16 +151,13 @@ def soak_rows(bundle: Path, pair: str, executor: str, requests: int) -> list[Row
       requests: how many, at least.
     """
     image, expected = expected_logits(bundle, executor)
-    if executor == "auto":
-        # Whichever is faster here: it is the move that is to be soaked.
-        hand_over.FASTER = float("inf")
     failed: list[str] = []
     counts: dict[tuple[str, str], int] = dict.fromkeys(expected, 0)
-    wrong, climbs, lock = [0], 0, threading.Lock()
+    wrong, climbs, lock, enough = [0], 0, threading.Lock(), threading.Event()
     began = time.monotonic()
 
     def call() -> None:
-        while sum(counts.values()) + len(failed) < requests:
+        while not enough.is_set():
             try:
                 answer = model.predict(image)
             except Exception as error:
@@ -171,17 +170,20 @@ def soak_rows(bundle: Path, pair: str, executor: str, requests: int) -> list[Row
                     answer.logits.tobytes() != expected[named].tobytes()
                 )
 
-    with LiveModel.open(bundle, executor=executor) as model:
+    # Whichever executor is faster here: it is the move that is to be soaked.
+    moves = mock.patch.object(hand_over, "FASTER", float("inf"))
+    with moves, LiveModel.open(bundle, executor=executor) as model:
         callers = [threading.Thread(target=call) for _ in range(CALLERS)]
         for caller in callers:
             caller.start()
-        while any(caller.is_alive() for caller in callers):
+        while sum(counts.values()) + len(failed) < requests or climbs < _LEAST_CLIMBS:
             model.wait(model.rungs[-1])
             model.demote(model.rungs[climbs % (len(model.rungs) - 1)])
             model.promote()
             climbs += 1
             while executor == "auto" and climbs == 2 and not _moved(model):
                 time.sleep(0.01)
+        enough.set()
         for caller in callers:
             caller.join()
     met = [named for named, count in counts.items() if count]
