@@ -1,9 +1,11 @@
 """What runs a rung: one small interface over the libraries that can compute block programs."""
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -165,7 +167,22 @@ def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",))
             )
             continue
         try:
-            return executor()
+            with _without_collection():
+                return executor()
         except ImportError as error:
             problems.append(f"executor '{candidate}' cannot start: {error}")
     raise ExecutorError("; ".join(problems))
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """No garbage is looked for here: what an import makes stays, and a tenth of JAX's would go by
+    looking through it again and again.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
