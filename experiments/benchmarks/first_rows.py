@@ -107,7 +107,7 @@ def running_rows(pair: str, found: Mapping[str, Seconds]) -> list[Row]:
         ("ours, jax, student", "JAX jit, student", "<= 1.02"),
         ("ours, jax, teacher", "JAX jit, teacher", "<= 1.10" if judged else None),
         ("ours, onnxruntime, teacher", "ONNX Runtime, teacher", None),
-        ("ours, onnxruntime, student", "ONNX Runtime, student, threads that spin", None),
+        ("ours, onnxruntime, student", "ONNX Runtime, student, default options", None),
     ]
     return rows + _ratio_rows(case, found["request"], targets, "")
 

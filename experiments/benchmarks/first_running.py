@@ -74,21 +74,21 @@ def latencies(case: Path, blocks: int, image: np.ndarray, rounds: int, requests:
         opened(case, "S" * blocks, create_executor("jax", ("stablehlo",))) as jax_student,
         opened(case, "T" * blocks, create_executor("jax", ("stablehlo",))) as jax_teacher,
     ):
-        sleeping = {
-            network: bare(case / f"{network}.onnx", spinning=False)
+        alone = {
+            network: bare(case / f"{network}.onnx", as_ours=True)
             for network in ("student", "teacher")
         }
-        spinning = {network: bare(case / f"{network}.onnx") for network in sleeping}
-        fused = {network: jitted(case, network) for network in sleeping}
+        default = {network: bare(case / f"{network}.onnx") for network in alone}
+        fused = {network: jitted(case, network) for network in alone}
         columns: Mapping[str, Callable[[], object]] = {
             "ours, onnxruntime, student": lambda: onnx_student.predict(image),
-            "ONNX Runtime, student": lambda: sleeping["student"](image),
-            "ONNX Runtime, student, threads that spin": lambda: spinning["student"](image),
+            "ONNX Runtime, student": lambda: alone["student"](image),
+            "ONNX Runtime, student, default options": lambda: default["student"](image),
             "ours, jax, student": lambda: jax_student.predict(image),
             "JAX jit, student": lambda: fused["student"](image),
             "ours, onnxruntime, teacher": lambda: onnx_teacher.predict(image),
-            "ONNX Runtime, teacher": lambda: sleeping["teacher"](image),
-            "ONNX Runtime, teacher, threads that spin": lambda: spinning["teacher"](image),
+            "ONNX Runtime, teacher": lambda: alone["teacher"](image),
+            "ONNX Runtime, teacher, default options": lambda: default["teacher"](image),
             "ours, jax, teacher": lambda: jax_teacher.predict(image),
             "JAX jit, teacher": lambda: fused["teacher"](image),
         }
@@ -121,10 +121,10 @@ def opened(case: Path, composition: str, executor: Executor) -> LiveModel:
     return LiveModel.open(case / "exact", rung=rung, executor=executor, climb=False)
 
 
-def bare(file: Path, spinning: bool = True) -> Callable[[np.ndarray], Any]:
-    """ONNX Runtime by itself; with threads that sleep it is told so, as our executor tells it."""
+def bare(file: Path, as_ours: bool = False) -> Callable[[np.ndarray], Any]:
+    """ONNX Runtime by itself; with the options of our executor it is the same student alone."""
     options = onnxruntime.SessionOptions()
-    if not spinning:
+    if as_ours:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"images": image})[0]
