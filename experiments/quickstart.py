@@ -192,7 +192,7 @@ def climb_while_answering(
 
     with serve_folder(bundle, speed) as url:
         opened = time.monotonic()
-        with LiveModel.open(url, on_event=note) as model:
+        with LiveModel.open(url, executor="jax", on_event=note) as model:
             asking = threading.Thread(target=ask, args=(model,))
             asking.start()
             try:

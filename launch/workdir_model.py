@@ -7,7 +7,8 @@ import numpy as np
 
 from pwl_jax.errors import UserError
 from pwl_jax.export.exporter import Model, as_hybrid, unit_tensors
-from pwl_jax.export.programs import export_program, tensor_names, units_of
+from pwl_jax.export.programs import FORMATS, export_program, tensor_names, units_of
+from pwl_jax.interop.onnx_graph import OnnxError
 from pwl_jax.ladder import EXACT, Composition, Rung
 from pwl_jax.runtime import Prediction
 from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
@@ -30,7 +31,8 @@ def workdir_prediction(
       inputs: as `LiveModel.predict` takes them.
       rung: any composition, bare or exact; None for the teacher, or for the network that is alone.
       which: checkpoint.
-      executor: name of the executor that computes.
+      executor: name of the executor that computes; "auto" takes that which answers first from a
+        bundle.
 
     Raises:
       UserError: no such workdir, a rung that no checkpoint holds, or wrong inputs.
@@ -50,8 +52,15 @@ def workdir_prediction(
     images = workdir.preprocessing_of(model.config)(inputs)
     if not len(images):
         raise UserError("the batch is empty; expected at least one image")
-    runner = create_executor(executor)
-    chain = _chain(model, exact.composition, runner)
+    runner = create_executor(executor, tuple(FORMATS))
+    try:
+        chain = _chain(model, exact.composition, runner)
+    except OnnxError:
+        if executor != "auto":
+            raise
+        # A bundle of it has no ONNX programs either.
+        runner = create_executor()
+        chain = _chain(model, exact.composition, runner)
     logits = [
         runner.run(chain, batch)[:count]
         for batch, count in padded_batches(images, LARGEST_BATCH, exact=True)
@@ -82,7 +91,7 @@ def _chain(model: Model, composition: Composition, runner: Executor) -> Chain:
     tensors, held = unit_tensors(hybrid, variables), set(units_of(hybrid))
     steps = []
     for unit in (unit for unit in composition.units() if unit in held):
-        data = export_program(hybrid, variables, unit)
+        data = export_program(hybrid, variables, unit, runner.program_format)
         program = runner.read_program(unit, data, tensor_names(hybrid, variables, unit))
         steps.append(Step(runner.load(program, tensors[unit]), composition.stream(unit)))
     return runner.join(steps)

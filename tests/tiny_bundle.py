@@ -6,6 +6,7 @@ by statistics that differ from stream to stream, so a wrong binding changes the 
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -144,7 +145,10 @@ def described(unit: Unit):
     )
 
 
-def write_bundle(path: Path) -> None:
+PROGRAMS = {"stablehlo": program, "onnx": onnx_model}
+
+
+def write_bundle(path: Path, formats: Sequence[str] = tuple(PROGRAMS)) -> None:
     """Writes the bundle; accuracies are invented, everything else is real."""
     tensors = all_tensors()
     rungs = [Rung.parse(name) for name in RUNGS]
@@ -154,7 +158,7 @@ def write_bundle(path: Path) -> None:
             stages = (EXACT,) if exact_only else (4, EXACT)
             writer.add_unit(unit, unit_tensors(unit, tensors), stages)
             bindings = {stream: arguments(unit, stream) for stream in streams(unit)}
-            programs = {"stablehlo": program(unit), "onnx": onnx_model(unit)}
+            programs = {format: PROGRAMS[format](unit) for format in formats}
             writer.add_programs(unit, programs, bindings)
         writer.finish(
             pair={"name": "tiny"},

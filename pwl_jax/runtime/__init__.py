@@ -1,8 +1,8 @@
 """Live models: answer from the first rung on, climb while answering. Imports no JAX."""
 
 from pwl_jax.runtime.answers import Event, Prediction, Progress
+from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.batching import LARGEST_BATCH, bucket, padded_batches
-from pwl_jax.runtime.climber import Backoff
 from pwl_jax.runtime.executor import (
     Block,
     Chain,
@@ -13,8 +13,9 @@ from pwl_jax.runtime.executor import (
     create_executor,
     executor_names,
 )
-from pwl_jax.runtime.live_model import LiveModel, LiveModelError, NotReadyError
-from pwl_jax.runtime.policy import ClimbState, Decision, InOrder, Policy
+from pwl_jax.runtime.live_model import LiveModel, NotReadyError
+from pwl_jax.runtime.plan import LiveModelError
+from pwl_jax.runtime.policy import ClimbState, Decision, InOrder, Limits, Policy
 
 __all__ = [
     "LARGEST_BATCH",
@@ -27,6 +28,7 @@ __all__ = [
     "Executor",
     "ExecutorError",
     "InOrder",
+    "Limits",
     "LiveModel",
     "LiveModelError",
     "NotReadyError",

@@ -6,7 +6,16 @@ from typing import Any, Literal
 import numpy as np
 
 EventKind = Literal[
-    "opened", "rung", "failed", "resting", "paused", "resumed", "demoting", "promoted", "closed"
+    "opened",
+    "rung",
+    "executor",
+    "failed",
+    "resting",
+    "paused",
+    "resumed",
+    "demoting",
+    "promoted",
+    "closed",
 ]
 State = Literal["opening", "climbing", "retrying", "paused", "resting", "closed"]
 
@@ -53,8 +62,10 @@ class Event:
     """Something that happened to a live model.
 
     Attributes:
-      kind: what happened; "rung" means that a new rung answers from now on.
+      kind: what happened; "rung" means that a new rung answers from now on, "executor" that
+        another executor was tried for the rung that answers: the message says how that went.
       rung: the rung concerned: that which answers now, or that which failed to load.
+      executor: name of the executor that answers by now; None before the first rung.
       message: one line for people.
       seconds: since the model was opened.
       bytes_fetched: all bytes read from the bundle by then, manifest and programs included.
@@ -63,6 +74,7 @@ class Event:
 
     kind: EventKind
     rung: str | None
+    executor: str | None
     message: str
     seconds: float
     bytes_fetched: int
@@ -88,6 +100,7 @@ class Progress:
       rung_index: its index in `rungs`; -1 before the first.
       next_rung: name of the rung being fetched, if any.
       rungs: names of all rungs of the plan.
+      executor: name of the executor that answers; None before the first rung.
       bytes_fetched, bytes_total: read so far, and read in all once the top is reached.
       live_bytes: bytes of weights held now.
       reason: why the climb rests or what failed last; empty while all is well.
@@ -100,6 +113,7 @@ class Progress:
     rung_index: int
     next_rung: str | None
     rungs: tuple[str, ...]
+    executor: str | None
     bytes_fetched: int
     bytes_total: int
     live_bytes: int

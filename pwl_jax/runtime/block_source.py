@@ -4,33 +4,61 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 
-from pwl_jax.bundle import BundleReader, Preprocessing, ProgramEntry
+from pwl_jax.bundle import BundleReader, ProgramEntry
 from pwl_jax.ladder import Bits, CompositionError, Rung, Unit
 from pwl_jax.precision import byte_count
 from pwl_jax.runtime.executor import Block, Chain, Executor, ExecutorError, Program, Step
 from pwl_jax.runtime.policy import BlockKey
 
 
+class LiveBlocks:
+    """The blocks that something still refers to, whichever executor holds them."""
+
+    def __init__(self) -> None:
+        self._blocks: weakref.WeakSet[Block] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, block: Block) -> None:
+        """Counts a block for as long as it lives."""
+        with self._lock:
+            self._blocks.add(block)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of their weights."""
+        with self._lock:
+            return sum(block.nbytes for block in self._blocks)
+
+
 class BlockSource:
-    """Reads, verifies and decodes through the bundle's reader; places through the executor.
+    """Reads, verifies and decodes through the bundle's reader; places through one executor.
 
     `load` is called by one thread at a time; everything else from any.
+
+    Attributes:
+      executor: holds the blocks and computes with them.
+      block_bytes: of the rungs that were checked, bytes of each block's weights once loaded.
     """
 
-    def __init__(self, reader: BundleReader, executor: Executor) -> None:
+    def __init__(
+        self, reader: BundleReader, executor: Executor, live: LiveBlocks | None = None
+    ) -> None:
+        """Reads nothing yet; `live` counts the blocks of other executors too."""
         self.executor = executor
-        self.preprocessing = Preprocessing.from_dict(reader.manifest.preprocessing)
         self.block_bytes: dict[BlockKey, int] = {}
         self._reader = reader
         self._manifest = reader.manifest
         self._programs: dict[Unit, Program] = {}
-        self._alive: weakref.WeakSet[Block] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._live = live or LiveBlocks()
+
+    def beside(self, executor: Executor) -> "BlockSource":
+        """A source of the same bundle for another executor, whose blocks count with this one's."""
+        return BlockSource(self._reader, executor, self._live)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of one image."""
-        height, width, channels = self.preprocessing.input_shape
+        height, width, channels = self._manifest.preprocessing["input_shape"]
         return height, width, channels
 
     @property
@@ -39,17 +67,16 @@ class BlockSource:
         return self._reader.bytes_fetched
 
     def bytes_in_all(self, rungs: Sequence[Rung]) -> int:
-        """All bytes that are read on the way through `rungs`, each file once."""
-        read: dict[str, int] = {}
+        """All bytes that were read so far or will be on the way through `rungs`, each file once."""
+        missing: dict[str, int] = {}
         for rung in rungs:
-            read |= self.files(rung) or {}
-        return self._reader.manifest_bytes + sum(read.values())
+            missing |= self._missing(rung)
+        return self.bytes_fetched + sum(missing.values())
 
     @property
     def live_bytes(self) -> int:
         """Bytes of the blocks that something still refers to."""
-        with self._lock:
-            return sum(block.nbytes for block in self._alive)
+        return self._live.nbytes
 
     def check(self, rung: Rung) -> None:
         """Makes sure that the bundle holds all a rung reads, and how large its weights are.
@@ -90,8 +117,7 @@ class BlockSource:
 
     def missing_bytes(self, rung: Rung) -> int:
         """Bytes of a rung's files that were not read yet."""
-        read = self._reader.files_read
-        return sum(size for name, size in (self.files(rung) or {}).items() if name not in read)
+        return sum(self._missing(rung).values())
 
     def load(self, unit: Unit, stage: Bits) -> Block:
         """One unit's verified tensors at a precision, where the executor computes."""
@@ -100,8 +126,7 @@ class BlockSource:
             data, bindings = self._reader.program(unit, self.executor.program_format)
             program = self._programs[unit] = self.executor.read_program(unit, data, bindings)
         block = self.executor.load(program, self._reader.tensors(unit, stage))
-        with self._lock:
-            self._alive.add(block)
+        self._live.add(block)
         return block
 
     def keys(self, rung: Rung) -> tuple[BlockKey, ...]:
@@ -112,6 +137,10 @@ class BlockSource:
         """What computes a rung from its loaded blocks."""
         stream = rung.composition.stream
         return self.executor.join([Step(blocks[key], stream(key[0])) for key in self.keys(rung)])
+
+    def _missing(self, rung: Rung) -> dict[str, int]:
+        read = self._reader.files_read
+        return {n: size for n, size in (self.files(rung) or {}).items() if n not in read}
 
     def _is_identity(self, unit: Unit) -> bool:
         """A converter between equal widths has neither tensors nor, it may be, a program."""

@@ -1,6 +1,5 @@
 """The thread that climbs: loads the next rung beside the one that answers, then swaps."""
 
-import dataclasses
 import threading
 import time
 from collections import deque
@@ -12,9 +11,12 @@ import numpy as np
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Rung
 from pwl_jax.runtime.answers import Event, EventKind, Progress, State
+from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.block_source import BlockSource
-from pwl_jax.runtime.executor import Block, Chain
-from pwl_jax.runtime.policy import BlockKey, ClimbState, Policy, block_keys
+from pwl_jax.runtime.hand_over import Successor, judged, probes
+from pwl_jax.runtime.policy import ClimbState, Limits, Policy
+from pwl_jax.runtime.rung_loader import RungLoader
+from pwl_jax.runtime.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import logging
@@ -22,27 +24,6 @@ if TYPE_CHECKING:
 _EVENTS_KEPT = 1000
 # Powers of two never come near it; it bounds what callers who forbid padding can make us compile.
 _BATCHES_KEPT = 16
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Snapshot:
-    """A rung that is ready to answer. Immutable; a request keeps the one it began with."""
-
-    index: int
-    rung: Rung
-    chain: Chain
-
-
-@dataclasses.dataclass(frozen=True)
-class Backoff:
-    """Seconds to wait before attempt 2, 3, ...: `first`, doubled each time, `largest` at most."""
-
-    first: float = 0.2
-    largest: float = 30.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds after the `failures`-th failure in a row."""
-        return float(min(self.first * 2.0 ** min(failures - 1, 60), self.largest))
 
 
 def _log() -> "logging.Logger":
@@ -61,6 +42,8 @@ class Climber:
 
     A rung becomes the snapshot only after every shard of it was verified, decoded, placed and
     run once for each batch size seen so far. Whatever fails before leaves the snapshot alone.
+    Another executor takes over between two rungs, if it is an accelerator's, or else once the climb
+    rests; from then on rungs are loaded for it.
     """
 
     def __init__(
@@ -70,21 +53,22 @@ class Climber:
         policy: Policy,
         *,
         backoff: Backoff,
-        memory_budget: int | None,
+        limits: Limits,
         warm_batches: Sequence[int],
         on_event: Callable[[Event], None] | None,
+        successor: Successor | None = None,
     ) -> None:
         self.snapshot: Snapshot | None = None
         self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
         self.last_error: Exception | None = None
         self.rungs = tuple(rungs)
-        self._source = source
+        self._loader = RungLoader(source)
         self._policy = policy
         self._backoff = backoff
-        self._memory_budget = memory_budget
+        self._limits = limits
+        self._successor = successor
         self._batches = dict.fromkeys(warm_batches)
         self._on_event = on_event
-        self._held: dict[BlockKey, Block] = {}
         self._changed = threading.Condition()
         self._commands = 0
         self._paused = False
@@ -95,8 +79,6 @@ class Climber:
         self._reason = ""
         self._failures = 0
         self._failures_in_row = 0
-        self._loaded_bytes = 0
-        self._loading_seconds = 0.0
         self._bytes_total = source.bytes_in_all(rungs)
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="pwl-climber", daemon=True)
@@ -116,6 +98,11 @@ class Climber:
         """Blocks until `reached()`; it is asked again after every change. False on timeout."""
         with self._changed:
             return self._changed.wait_for(reached, timeout)
+
+    @property
+    def source(self) -> BlockSource:
+        """Where the next rung's blocks come from: that of the executor that answers."""
+        return self._loader.source
 
     @property
     def resting(self) -> bool:
@@ -142,9 +129,10 @@ class Climber:
                 rung_index=snapshot.index if snapshot else -1,
                 next_rung=self.rungs[loading].name if loading is not None else None,
                 rungs=tuple(rung.name for rung in self.rungs),
-                bytes_fetched=self._source.bytes_fetched,
+                executor=snapshot.executor.name if snapshot else None,
+                bytes_fetched=self.source.bytes_fetched,
                 bytes_total=self._bytes_total,
-                live_bytes=self._source.live_bytes,
+                live_bytes=self.source.live_bytes,
                 reason=self._reason,
                 failures=self._failures,
                 seconds=time.monotonic() - self._began,
@@ -179,15 +167,17 @@ class Climber:
         self._emit("promoted", None, "climbing again")
 
     def close(self, timeout: float = 10.0) -> None:
-        """Ends the thread and drops all weights; a second call does nothing."""
+        """Ends the threads and drops all weights; a second call does nothing."""
         with self._changed:
             if self._state == "closed":
                 return
             self._command("closed")
-            self.snapshot = None
+            self.snapshot, successor = None, self._successor
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout)
-        self._held = {}
+        if successor is not None:
+            successor.close()
+        self._loader.keep(())
         self._emit("closed", None, "no more answers")
 
     def _command(self, state: State) -> None:
@@ -197,13 +187,15 @@ class Climber:
         self._changed.notify_all()
 
     def _emit(self, kind: EventKind, rung: str | None, message: str) -> None:
+        snapshot = self.snapshot
         event = Event(
             kind,
             rung,
+            snapshot.executor.name if snapshot else None,
             message,
             time.monotonic() - self._began,
-            self._source.bytes_fetched,
-            self._source.live_bytes,
+            self.source.bytes_fetched,
+            self.source.live_bytes,
         )
         self.events.append(event)
         if self._on_event is not None:
@@ -215,6 +207,8 @@ class Climber:
 
     def _run(self) -> None:
         while True:
+            if self._successor is not None and self.snapshot is not None:
+                self._successor.start(self._wake)
             with self._changed:
                 target, reason = self._target()
                 rests = target is None and not self._paused and reason != self._reason
@@ -223,13 +217,25 @@ class Climber:
             if rests:
                 self._emit("resting", None, reason)
             with self._changed:
-                while target is None and not self.closed and self._commands == commands:
+                while not (
+                    target is not None
+                    or self.closed
+                    or self._commands != commands
+                    or self._succession_due(target)
+                ):
                     self._changed.wait()
                 if self.closed:
-                    self._held = {}
+                    self._loader.keep(())
                     return
-            if target is not None:
+                due = self._commands == commands and self._succession_due(target)
+            if due:
+                self._attempt_succession(commands)
+            elif target is not None:
                 self._attempt(target, commands)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _set_state(self, target: int | None, reason: str) -> None:
         if self._state == "closed":
@@ -260,12 +266,15 @@ class Climber:
         return decision.rung, decision.reason
 
     def _state_of_climb(self, current: int) -> ClimbState:
-        source = self._source
-        seconds = time.monotonic() - self._began
-        rate = self._loaded_bytes / self._loading_seconds if self._loaded_bytes else None
-        missing = [source.missing_bytes(rung) for rung in self.rungs]
+        source = self.source
         return ClimbState(
-            self.rungs, current, source.block_bytes, missing, source.bytes_fetched, seconds, rate
+            self.rungs,
+            current,
+            source.block_bytes,
+            [source.missing_bytes(rung) for rung in self.rungs],
+            source.bytes_fetched,
+            time.monotonic() - self._began,
+            self._loader.bytes_per_second,
         )
 
     def _attempt(self, target: int, commands: int) -> None:
@@ -292,63 +301,107 @@ class Climber:
                 self._changed.wait_for(lambda: self._commands != commands, delay)
 
     def _load(self, target: int, commands: int) -> None:
-        rung = self.rungs[target]
+        rung, loader = self.rungs[target], self._loader
         began = time.monotonic()
-        self._release(rung, target)
-        self._wait_for_memory(rung, commands)
-        for key in self._source.keys(rung):
-            if key not in self._held:
-                self._abandon_if(commands)
-                self._held[key] = self._timed_load(key)
-        chain = self._source.chain(rung, self._held)
+        self._release(target)
+        if self._demote_to is None:
+            self._wait_for_memory(loader.missing_bytes(rung), commands)
+        snapshot = loader.ready(target, rung, lambda: self._abandon_if(commands))
+        self._publish(snapshot, loader, commands)
+        self._emit("rung", rung.name, f"answers after {time.monotonic() - began:.3f} s of loading")
+
+    def _publish(self, snapshot: Snapshot, loader: RungLoader, commands: int) -> None:
+        """Lets a snapshot answer once it is warm for every batch size seen, the last ones too."""
         warmed: set[int] = set()
         while True:
             for size in set(self._batches) - warmed:
                 self._abandon_if(commands)
-                images = np.zeros((size, *self._source.input_shape), np.float32)
-                self._source.executor.warm(chain, images)
+                snapshot.warm(np.zeros((size, *self.source.input_shape), np.float32))
                 warmed.add(size)
             with self._changed:
                 if set(self._batches) - warmed:
                     continue
                 if self._commands != commands:
                     raise _Abandoned
-                self.snapshot = Snapshot(target, rung, chain)
+                self.snapshot, self._loader = snapshot, loader
                 self._failures_in_row, self._reason, self.last_error = 0, "", None
-                self._release(rung, target)
+                self._release(snapshot.index)
                 self._changed.notify_all()
-            break
-        self._emit("rung", rung.name, f"answers after {time.monotonic() - began:.3f} s of loading")
+                return
 
-    def _timed_load(self, key: BlockKey) -> Block:
-        began, before = time.monotonic(), self._source.bytes_fetched
-        block = self._source.load(*key)
-        self._loading_seconds += time.monotonic() - began
-        self._loaded_bytes += self._source.bytes_fetched - before
-        return block
+    def _succession_due(self, target: int | None) -> bool:
+        """Whether another executor's turn is now; one on the same processor waits for a rest."""
+        successor = self._successor
+        if successor is None or not successor.settled or self.snapshot is None or self._paused:
+            return False
+        return target is None or successor.executor is None or successor.executor.accelerated
+
+    def _attempt_succession(self, commands: int) -> None:
+        """Has the successor take over the rung that answers, or gives it up."""
+        successor, here = self._successor, self.snapshot
+        if successor is None or here is None:
+            return
+        try:
+            reason = self._succeed(successor, here, commands)
+        except _Abandoned:
+            return
+        except Exception as error:
+            # Whatever it is, the executor that answers is a good one.
+            if not isinstance(error, UserError):
+                _log().info("%s is not used", successor.name, exc_info=error)
+            reason = str(error) or type(error).__name__
+        self._successor = None
+        if reason:
+            message = f"{here.executor.name} answers on; {successor.name}: {reason}"
+            self._emit("executor", here.rung.name, message)
+
+    def _succeed(self, successor: Successor, here: Snapshot, commands: int) -> str:
+        """Why the executor stays; empty once the other one answers."""
+        if successor.executor is None:
+            return f"cannot start: {successor.error!s}"
+        loader, rung = self._loader.beside(successor.executor), here.rung
+        for planned in self.rungs:
+            loader.source.check(planned)
+        needed = loader.missing_bytes(rung)
+        problem = self._limits.problem(
+            self._state_of_climb(here.index),
+            self._loader.held_bytes + needed,
+            loader.source.missing_bytes(rung),
+        )
+        if problem:
+            return problem
+        self._wait_for_memory(needed, commands)
+        there = loader.ready(here.index, rung, lambda: self._abandon_if(commands))
+        batches = probes(tuple(self._batches) or (1,), self.source.input_shape)
+        for batch in batches:
+            self._abandon_if(commands)
+            there.warm(batch)
+        verdict = judged(here, there, batches)
+        if not verdict.takes_over:
+            return verdict.reason
+        self._publish(there, loader, commands)
+        self._bytes_total = loader.source.bytes_in_all(self.rungs[here.index :])
+        self._emit("executor", rung.name, f"{successor.name} takes over: {verdict.reason}")
+        return ""
 
     def _abandon_if(self, commands: int) -> None:
         if self._commands != commands:
             raise _Abandoned
 
-    def _release(self, rung: Rung, target: int) -> None:
-        """Drops blocks that neither `rung`, the rung that answers nor a later one reads."""
-        keep = set(block_keys(rung))
+    def _release(self, target: int) -> None:
+        """Drops blocks that neither this rung, the rung that answers nor a later one reads."""
+        kept = [self.rungs[target]]
         if self.snapshot is not None:
-            keep |= block_keys(self.snapshot.rung)
-        if self._memory_budget is None:
+            kept.append(self.snapshot.rung)
+        if self._limits.memory_budget is None:
             above = len(self.rungs) if self._ceiling is None else self._ceiling + 1
-            for later in self.rungs[target + 1 : above]:
-                keep |= block_keys(later)
-        self._held = {key: block for key, block in self._held.items() if key in keep}
+            kept += self.rungs[target + 1 : above]
+        self._loader.keep(kept)
 
-    def _wait_for_memory(self, rung: Rung, commands: int) -> None:
+    def _wait_for_memory(self, needed: int, commands: int) -> None:
         """With a budget, lets requests that pinned an older rung finish before more is loaded."""
-        if self._memory_budget is None or self._demote_to is not None:
-            return
-        missing = block_keys(rung) - set(self._held)
-        needed = sum(self._source.block_bytes[key] for key in missing)
-        while self._source.live_bytes + needed > self._memory_budget:
+        budget = self._limits.memory_budget
+        while budget is not None and self.source.live_bytes + needed > budget:
             self._abandon_if(commands)
             # Weights go when the last request drops its snapshot, which notifies nobody.
             time.sleep(0.002)

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import hashlib
 import importlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,9 +14,10 @@ import numpy as np
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import OWN_STREAM, Unit
 
+# In the order in which they answer after the start of a process.
 _EXECUTORS = {
-    "jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor"),
     "onnxruntime": ("pwl_jax.runtime.onnx_executor", "OnnxExecutor"),
+    "jax": ("pwl_jax.runtime.jax_executor", "JaxExecutor"),
 }
 
 
@@ -110,6 +112,11 @@ class Executor(Protocol):
     program_format: str
 
     @property
+    def accelerated(self) -> bool:
+        """Whether it computes elsewhere than on the CPU."""
+        ...
+
+    @property
     def compiles(self) -> int:
         """How many executables were built so far."""
         ...
@@ -142,8 +149,22 @@ def executor_names() -> tuple[str, ...]:
     return tuple(_EXECUTORS)
 
 
+def successor_of(name: str, formats: Sequence[str]) -> str | None:
+    """The executor that starts later than executor `name` and may compute better; None without.
+
+    Its library is looked for and not imported, and it must be able to run a bundle with programs in
+    these formats.
+    """
+    names = executor_names()
+    for later in names[names.index(name) + 1 :] if name in names else ():
+        # Executors are called after their libraries.
+        if _executor_class(later).program_format in formats and importlib.util.find_spec(later):
+            return later
+    return None
+
+
 def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",)) -> Executor:
-    """The executor called `name`, or with "auto" the first one that can run a bundle.
+    """The executor called `name`, or with "auto" the one that can run a bundle soonest.
 
     Args:
       name: "auto" or one of `executor_names()`.
@@ -158,8 +179,7 @@ def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",))
         raise ExecutorError(f"unknown executor '{name}'; expected one of {known}")
     problems = []
     for candidate in _EXECUTORS if name == "auto" else (name,):
-        module, attribute = _EXECUTORS[candidate]
-        executor: type[Executor] = getattr(importlib.import_module(module), attribute)
+        executor = _executor_class(candidate)
         if executor.program_format not in formats:
             problems.append(
                 f"executor '{candidate}' needs {executor.program_format} programs; this bundle "
@@ -186,3 +206,9 @@ def _without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _executor_class(name: str) -> type[Executor]:
+    module, attribute = _EXECUTORS[name]
+    found: type[Executor] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -52,6 +52,11 @@ class JaxExecutor:
         self._compiles = 0
 
     @property
+    def accelerated(self) -> bool:
+        """Whether JAX found another device than the CPU."""
+        return bool(self._device.platform != "cpu")
+
+    @property
     def compiles(self) -> int:
         """How many executables were built so far."""
         return self._compiles

@@ -1,26 +1,25 @@
 """A loaded bundle that answers requests while it climbs."""
 
+import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from pwl_jax.bundle import BundleReader, Manifest
-from pwl_jax.errors import UserError
-from pwl_jax.ladder import ClimbOrder, Ladder, Rung, climb_plan, parse_rung
+from pwl_jax.bundle import BundleReader, Manifest, Preprocessing
+from pwl_jax.ladder import ClimbOrder, Ladder
 from pwl_jax.runtime.answers import Event, Prediction, Progress
+from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
 from pwl_jax.runtime.block_source import BlockSource
-from pwl_jax.runtime.climber import Backoff, Climber
-from pwl_jax.runtime.executor import Executor, create_executor
-from pwl_jax.runtime.policy import InOrder, Policy
-
-
-class LiveModelError(UserError):
-    """A live model cannot do what was asked; the message says why."""
+from pwl_jax.runtime.climber import Climber
+from pwl_jax.runtime.executor import Executor, create_executor, successor_of
+from pwl_jax.runtime.hand_over import Successor
+from pwl_jax.runtime.plan import LiveModelError, planned_index, program_formats, rungs_to_climb
+from pwl_jax.runtime.policy import InOrder, Limits, Policy
 
 
 class NotReadyError(LiveModelError):
@@ -63,17 +62,20 @@ class LiveModel:
 
         Args:
           reader: an open bundle.
-          executor: "auto", the name of an executor, or an executor of its own.
+          executor: the name of an executor, or an executor of its own. "auto" begins with the one
+            that answers first, ONNX Runtime where it can, and moves on to JAX in the background if
+            that finds an accelerator, or once the climb rests if it is measured to be faster here.
           rung: the rung to begin with, such as "TTSS@4"; the ladder's first if None. Any
             composition whose shards the bundle holds may be named, on its ladder or not.
           climb: go on from there up the ladder; False stays on `rung`, or on the ladder's last
-            rung if `rung` is None.
+            rung if `rung` is None, and with "auto" in the executor that answers first.
           order: in which order to climb where no `rung` is named; see `ladder.climb_plan`.
           quality_floor: accuracy, 0..1, below which nothing is answered: rungs that were measured
             below it are left out.
           stop_at: name of a rung of the plan to stop at.
           memory_budget: bytes of weights that may be held; what does not fit is passed over.
-            Weights are held as floats, whatever the precision they came in.
+            Codes of few bits are expanded on arrival, so a block counts as its floats, whatever the
+            precision it came in.
           byte_budget: bytes that may be fetched in all.
           deadline: seconds from now after which nothing more is fetched, nor what would not be
             up by then at the speed measured so far; the first rung is.
@@ -90,25 +92,37 @@ class LiveModel:
         """
         if largest_batch < 1 or min(warm_batches, default=1) < 1:
             raise LiveModelError("batch sizes must be at least 1")
-        budgets = {"memory_budget": memory_budget, "byte_budget": byte_budget, "deadline": deadline}
-        for name, limit in budgets.items():
+        limits = Limits(memory_budget, byte_budget, deadline)
+        for name, limit in dataclasses.asdict(limits).items():
             if limit is not None and not limit > 0:
                 raise LiveModelError(f"{name} must be a positive number, not {limit}")
         self._reader = reader
-        if isinstance(executor, str):
-            executor = create_executor(executor, program_formats(reader))
-        self._source = BlockSource(reader, executor)
-        rungs = self._plan(rung, climb, order, quality_floor)
+        self._preprocessing = Preprocessing.from_dict(reader.manifest.preprocessing)
+        formats = program_formats(reader.manifest)
+        first = create_executor(executor, formats) if isinstance(executor, str) else executor
+        source = BlockSource(reader, first)
+        rungs = rungs_to_climb(
+            reader.manifest,
+            source.files,
+            rung=rung,
+            climb=climb,
+            order=order,
+            quality_floor=quality_floor,
+        )
+        for planned in rungs:
+            source.check(planned)
         if stop_at is not None:
-            stop_at = self._position_name(rungs, stop_at)
+            stop_at = rungs[planned_index(rungs, stop_at)].name
+        later = successor_of(first.name, formats) if executor == "auto" and climb else None
         self._climber = Climber(
-            self._source,
+            source,
             rungs,
-            policy or InOrder(stop_at, memory_budget, byte_budget, deadline),
+            policy or InOrder(stop_at, limits),
             backoff=backoff or Backoff(),
-            memory_budget=memory_budget,
+            limits=limits,
             warm_batches=warm_batches,
             on_event=on_event,
+            successor=Successor(later, lambda: create_executor(later, formats)) if later else None,
         )
         self._largest_batch = largest_batch
         self._exact_batches = exact_batches
@@ -174,21 +188,20 @@ class LiveModel:
             raise NotReadyError(
                 "the live model is closed" if self._climber.closed else "the first rung is loading"
             )
-        executor = self._source.executor
         logits = []
         for batch, count in padded_batches(images, self._largest_batch, exact=self._exact_batches):
             self._climber.note_batch(len(batch))
-            logits.append(executor.run(snapshot.chain, batch)[:count])
+            logits.append(snapshot.logits(batch)[:count])
         return Prediction(
             logits[0] if len(logits) == 1 else np.concatenate(logits),
             snapshot.rung.name,
-            executor.name,
+            snapshot.executor.name,
             self.class_names,
         )
 
     def prepare(self, inputs: Any) -> np.ndarray:
         """The manifest's preprocessing: f32[batch, height, width, channels], at least one image."""
-        images = self._source.preprocessing(inputs)
+        images = self._preprocessing(inputs)
         if not len(images):
             raise LiveModelError("the batch is empty; expected at least one image")
         return images
@@ -216,13 +229,17 @@ class LiveModel:
 
     @property
     def live_bytes(self) -> int:
-        """Bytes of weights held, those pinned by unfinished requests included."""
-        return self._source.live_bytes
+        """Bytes of weights held as floats, those pinned by unfinished requests included.
+
+        Codes of few bits are expanded on arrival and not kept: a block takes as much memory in 4
+        bits as it does exact, and a rung costs what its composition does.
+        """
+        return self._climber.source.live_bytes
 
     @property
     def executor(self) -> Executor:
-        """What computes the answers."""
-        return self._source.executor
+        """What computes the answers now, or will compute the first."""
+        return self._climber.source.executor
 
     @property
     def manifest(self) -> Manifest:
@@ -242,7 +259,8 @@ class LiveModel:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of one image."""
-        return self._source.input_shape
+        height, width, channels = self._preprocessing.input_shape
+        return height, width, channels
 
     def wait(self, rung: str | None = None, timeout: float | None = None) -> str:
         """Blocks until `rung` or a higher one answers; with None, until the climb rests.
@@ -322,38 +340,8 @@ class LiveModel:
     ) -> None:
         self.close()
 
-    def _plan(
-        self, rung: str | None, climb: bool, order: ClimbOrder, floor: float | None
-    ) -> tuple[Rung, ...]:
-        manifest = self._reader.manifest
-        ladder = tuple(entry.rung for entry in manifest.ladder)
-        scores = manifest.scores
-        if rung is not None:
-            first = parse_rung(rung, ladder)
-            above = ladder[ladder.index(first) + 1 :] if first in ladder else ()
-            plan = (first, *(above if climb else ()))
-        elif not ladder:
-            raise LiveModelError("this bundle has no ladder; name a rung such as TTSS@exact")
-        elif climb:
-            plan = climb_plan(order, ladder, scores, self._source.files)
-        else:
-            plan = ladder[-1:]
-        if floor is not None:
-            plan = _above(floor, plan, scores)
-        for candidate in plan:
-            self._source.check(candidate)
-        return plan
-
-    @staticmethod
-    def _position_name(rungs: Sequence[Rung], name: str) -> str:
-        parsed = parse_rung(name, rungs)
-        if parsed not in rungs:
-            known = ", ".join(known.name for known in rungs)
-            raise LiveModelError(f"no rung '{name}' to climb to; the plan is {known}")
-        return parsed.name
-
     def _index(self, rung: str) -> int:
-        return self.rungs.index(self._position_name(self._climber.rungs, rung))
+        return planned_index(self._climber.rungs, rung)
 
     def _standing(self) -> str:
         progress = self.progress
@@ -374,18 +362,3 @@ class LiveModel:
             if error is not None and not climber.resting:
                 raise error
             raise LiveModelError(f"no rung answers: {self._standing()}")
-
-
-def _above(floor: float, plan: Sequence[Rung], scores: Mapping[Rung, float]) -> tuple[Rung, ...]:
-    """The rungs of a plan from `floor` on; raises LiveModelError where none is known to be."""
-    if not any(scores.get(rung, 0.0) >= floor for rung in plan):
-        best = max((scores[rung] for rung in plan if rung in scores), default=None)
-        known = "none was measured" if best is None else f"the best was measured at {best:.4f}"
-        raise LiveModelError(f"no rung reaches quality_floor {floor}; {known}")
-    return tuple(rung for rung in plan if scores.get(rung, 0.0) >= floor)
-
-
-def program_formats(reader: BundleReader) -> tuple[str, ...]:
-    """Formats in which the bundle holds programs."""
-    programs = reader.manifest.programs
-    return tuple(dict.fromkeys(entry.format for entries in programs.values() for entry in entries))

@@ -23,6 +23,7 @@ class OnnxExecutor:
 
     name = "onnxruntime"
     program_format = "onnx"
+    accelerated = False
 
     def __init__(self, threads: int | None = None) -> None:
         """Imports ONNX Runtime, and reads nothing yet.

@@ -50,47 +50,25 @@ class Policy(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class InOrder:
-    """Climbs the plan in its order, as far as the limits allow; passes over what does not fit.
+class Limits:
+    """What a climb may take; None for no limit.
 
     Attributes:
-      stop_at: name of the last rung to climb to; None for the top.
-      memory_budget: bytes of weights that may be held at any moment, those of the rung that is
-        being replaced included; None for no limit.
+      memory_budget: bytes of weights that may be held at any moment, those that are being replaced
+        included.
       byte_budget: bytes that may be fetched in all, manifest and programs included.
       deadline: seconds after opening by which a rung must be up to be fetched at all, judged by the
         speed measured so far. The first rung is fetched however long it takes.
     """
 
-    stop_at: str | None = None
     memory_budget: int | None = None
     byte_budget: int | None = None
     deadline: float | None = None
 
-    def next_rung(self, state: ClimbState) -> Decision:
-        """The next rung that fits; rests at `stop_at`, at the top, or below what does not fit."""
-        names = [rung.name for rung in state.rungs]
-        last = names.index(self.stop_at) if self.stop_at is not None else len(names) - 1
-        passed_over = []
-        for index in range(state.current + 1, last + 1):
-            problem = self._problem(state, index)
-            if not problem:
-                return Decision(index)
-            passed_over.append(f"{names[index]} {problem}")
-        if passed_over:
-            more = f" (and {len(passed_over) - 1} more)" if passed_over[1:] else ""
-            return Decision(None, passed_over[0] + more)
-        if last < len(names) - 1 and state.current >= last:
-            return Decision(None, f"told to stop at {self.stop_at}")
-        return Decision(None, "top of the ladder")
-
-    def _problem(self, state: ClimbState, index: int) -> str:
-        """Which limit forbids rung `index`; empty where none does."""
-        if self.memory_budget is not None:
-            needed = bytes_needed(state, index)
-            if needed > self.memory_budget:
-                return f"needs {needed} bytes of weights; memory_budget is {self.memory_budget}"
-        missing = state.missing_bytes[index] if state.missing_bytes else 0
+    def problem(self, state: ClimbState, held: int, missing: int) -> str:
+        """Which limit forbids to hold and to fetch so many bytes; empty where none does."""
+        if self.memory_budget is not None and held > self.memory_budget:
+            return f"needs {held} bytes of weights; memory_budget is {self.memory_budget}"
         if self.byte_budget is not None and state.bytes_fetched + missing > self.byte_budget:
             return (
                 f"needs {missing} more bytes; {state.bytes_fetched} of byte_budget "
@@ -102,6 +80,37 @@ class InOrder:
             if arrival > self.deadline:
                 return f"would be up after {arrival:.3g} s; the deadline is {self.deadline:g} s"
         return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class InOrder:
+    """Climbs the plan in its order, as far as the limits allow; passes over what does not fit.
+
+    Attributes:
+      stop_at: name of the last rung to climb to; None for the top.
+      limits: what the climb may take.
+    """
+
+    stop_at: str | None = None
+    limits: Limits = Limits()
+
+    def next_rung(self, state: ClimbState) -> Decision:
+        """The next rung that fits; rests at `stop_at`, at the top, or below what does not fit."""
+        names = [rung.name for rung in state.rungs]
+        last = names.index(self.stop_at) if self.stop_at is not None else len(names) - 1
+        passed_over = []
+        for index in range(state.current + 1, last + 1):
+            missing = state.missing_bytes[index] if state.missing_bytes else 0
+            problem = self.limits.problem(state, bytes_needed(state, index), missing)
+            if not problem:
+                return Decision(index)
+            passed_over.append(f"{names[index]} {problem}")
+        if passed_over:
+            more = f" (and {len(passed_over) - 1} more)" if passed_over[1:] else ""
+            return Decision(None, passed_over[0] + more)
+        if last < len(names) - 1 and state.current >= last:
+            return Decision(None, f"told to stop at {self.stop_at}")
+        return Decision(None, "top of the ladder")
 
 
 def bytes_needed(state: ClimbState, index: int) -> int:

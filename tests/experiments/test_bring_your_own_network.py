@@ -108,7 +108,8 @@ import sys
 import numpy as np
 from pwl_jax.runtime import LiveModel
 
-with LiveModel.open({str(folder / "bundle")!r}, exact_batches=True) as model:
+options = {{"executor": "onnxruntime", "exact_batches": True}}
+with LiveModel.open({str(folder / "bundle")!r}, **options) as model:
     model.wait("TTTT@exact", timeout=120)
     logits = model.predict(np.load({str(folder / "digits.npy")!r})).logits
 assert logits.tobytes() == np.load({str(folder / "teacher.npy")!r}).tobytes()

@@ -40,7 +40,7 @@ def named(model):
     return dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
 
 
-def live_logits(path, rung, images, executor="auto", **options):
+def live_logits(path, rung, images, executor="jax", **options):
     """What the runtime answers on one rung of a bundle."""
     options = {"climb": False, "exact_batches": True, "warm_batches": (), **options}
     with LiveModel.open(path, rung=rung, executor=executor, **options) as live:

@@ -142,7 +142,7 @@ def test_the_jax_executor_never_fetches_onnx(tmp_path):
     bundle_of(tmp_path / "b", model, ("stablehlo", "onnx"))
     for file in (tmp_path / "b" / "programs").glob("*.onnx"):
         file.unlink()
-    with LiveModel.open(tmp_path / "b", warm_batches=()) as live:
+    with LiveModel.open(tmp_path / "b", executor="jax", warm_batches=()) as live:
         live.wait()
         assert live.rung == "TTTT@exact"
         assert live.progress.bytes_fetched == live.progress.bytes_total

@@ -45,13 +45,14 @@ def test_a_bundle_and_its_workdir_predict_the_same(trained, tmp_path):
     assert "TTT@exact" in made.stdout and "no validation split" in made.stdout
     assert BundleReader.open(tmp_path / "b").ladder[0].name == "SSS@4"
     np.save(tmp_path / "x.npy", images_of(tiny_model("vgg"), 5))
-    for source in ("bundle", "workdir"):
-        place = {"bundle": tmp_path / "b", "workdir": trained}[source]
-        flags = {source: place, "input": tmp_path / "x.npy", "output": tmp_path / f"{source}.npy"}
-        answer = run("predict", **flags)
-        assert (answer.returncode, answer.stderr) == (0, "")
-        assert answer.stdout.startswith("rung TTT@exact, executor jax\n")
-    assert (tmp_path / "bundle.npy").read_bytes() == (tmp_path / "workdir.npy").read_bytes()
+    for executor, name in (("auto", "onnxruntime"), ("jax", "jax")):
+        for source, place in {"bundle": tmp_path / "b", "workdir": trained}.items():
+            output = tmp_path / f"{source}.npy"
+            flags = {source: place, "input": tmp_path / "x.npy", "output": output}
+            answer = run("predict", **flags, executor=executor)
+            assert (answer.returncode, answer.stderr) == (0, "")
+            assert answer.stdout.startswith(f"rung TTT@exact, executor {name}\n")
+        assert (tmp_path / "bundle.npy").read_bytes() == (tmp_path / "workdir.npy").read_bytes()
 
 
 def test_weights_of_a_composition(trained, tmp_path):

@@ -37,7 +37,7 @@ def test_logits_of_a_batch_over_http(bundle, batch, tmp_path):
             f"--bundle={url}", f"--input={batch}", "--rung=TSS@4", f"--output={tmp_path}/logits.npy"
         )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("rung TSS@4, executor jax\n")
+    assert result.stdout.startswith("rung TSS@4, executor onnxruntime\n")
     logits = np.load(tmp_path / "logits.npy")
     with LiveModel.open(bundle, rung="TSS@4", climb=False, exact_batches=True) as model:
         np.testing.assert_array_equal(logits, model.predict(IMAGES).logits)
@@ -52,7 +52,7 @@ def test_an_image_by_the_best_rung(bundle, tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     with LiveModel.open(bundle, climb=False) as model:
         label = model.predict(pixels).labels[0]
-    assert result.stdout.startswith("rung TTT@exact, executor jax\n")
+    assert result.stdout.startswith("rung TTT@exact, executor onnxruntime\n")
     assert label in result.stdout.splitlines()[1]
 
 

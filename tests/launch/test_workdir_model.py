@@ -5,37 +5,43 @@ import dataclasses
 import numpy as np
 import pytest
 
+from launch import workdir_model
 from launch.workdir_model import exact_rung, workdir_prediction
 from pwl_jax.errors import UserError
 from pwl_jax.export import export_bundle
+from pwl_jax.export.programs import export_program
+from pwl_jax.interop.onnx_graph import OnnxError
 from pwl_jax.ladder import EXACT
 from pwl_jax.runtime import LiveModel
 from pwl_jax.runtime.jax_executor import JaxExecutor
+from pwl_jax.runtime.onnx_executor import OnnxExecutor
 from pwl_jax.training import workdir
 from pwl_jax.training.checkpoints import Checkpoints
 from tests.tiny_models import images_of, tiny_model, write_workdir
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("executor", [JaxExecutor, OnnxExecutor])
 @pytest.mark.parametrize(
     ("family", "requests"), [("resnet", [(None, 67)]), ("vit", [(None, 3), ("STT", 2)])]
 )
-def test_workdir_and_bundle_give_the_same_bits(tmp_path, monkeypatch, family, requests):
-    batches, run = [], JaxExecutor.run
+def test_workdir_and_bundle_give_the_same_bits(tmp_path, monkeypatch, family, requests, executor):
+    batches, run = [], executor.run
 
-    def recorded(executor, steps, batch):
+    def recorded(executor, chain, batch):
         batches.append(len(batch))
-        return run(executor, steps, batch)
+        return run(executor, chain, batch)
 
-    monkeypatch.setattr(JaxExecutor, "run", recorded)
+    monkeypatch.setattr(executor, "run", recorded)
     model = tiny_model(family)
     write_workdir(tmp_path / "workdir", model)
     loaded = workdir.load_model(tmp_path / "workdir")
     export_bundle(loaded, tmp_path / "bundle", (4, EXACT), None, None)
     for rung, count in requests:
         images = images_of(model, count)
-        answer = workdir_prediction(tmp_path / "workdir", images, rung)
+        answer = workdir_prediction(tmp_path / "workdir", images, rung, executor=executor.name)
         options = {"climb": False, "exact_batches": True, "warm_batches": ()}
+        options["executor"] = executor.name
         with LiveModel.open(tmp_path / "bundle", rung=rung, **options) as live:
             expected = live.predict(images)
         # The same cuts, never padded: another batch shape may give other bits.
@@ -95,3 +101,18 @@ def test_a_network_alone_answers_as_in_its_pair(tmp_path, network):
     assert answer.rung == expected.rung == f"{own}@exact"
     with pytest.raises(UserError, match=f"holds a {network} alone, {own}; no weights for TSS"):
         workdir_prediction(tmp_path / "alone", images, "TSS")
+
+
+def test_where_onnx_cannot_say_it_jax_answers(tmp_path, monkeypatch):
+    def export(hybrid, variables, unit, format):
+        if format == "onnx":
+            raise OnnxError("no such operator")
+        return export_program(hybrid, variables, unit, format)
+
+    monkeypatch.setattr(workdir_model, "export_program", export)
+    model = tiny_model("vgg")
+    write_workdir(tmp_path, model)
+    images = images_of(model, 2)
+    assert workdir_prediction(tmp_path, images).executor == "jax"
+    with pytest.raises(OnnxError, match="no such operator"):
+        workdir_prediction(tmp_path, images, executor="onnxruntime")

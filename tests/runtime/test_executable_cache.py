@@ -20,7 +20,7 @@ import sys
 import numpy as np
 from pwl_jax.runtime import LiveModel
 
-with LiveModel.open(sys.argv[1], climb=False, rung="TSS@exact") as model:
+with LiveModel.open(sys.argv[1], executor="jax", climb=False, rung="TSS@exact") as model:
     logits = model.predict(np.load(sys.argv[2])).logits
     np.save(sys.argv[3], logits)
     print(model.executor.compiles)

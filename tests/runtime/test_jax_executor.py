@@ -112,7 +112,7 @@ def test_tensors_that_do_not_fit_the_program(executor):
 
 def test_names_of_executors():
     with pytest.raises(
-        ExecutorError, match="unknown executor 'fpga'; expected one of auto, jax, onnxruntime"
+        ExecutorError, match="unknown executor 'fpga'; expected one of auto, onnxruntime, jax"
     ):
         create_executor("fpga")
     with pytest.raises(ExecutorError, match="needs stablehlo programs; this bundle holds wasm"):

@@ -223,7 +223,7 @@ def test_no_compile_over_rungs_after_warm_up(bundle):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
-    with LiveModel.open(bundle, warm_batches=(1, 4)) as model:
+    with LiveModel.open(bundle, executor="jax", warm_batches=(1, 4)) as model:
         model.wait(timeout=SECONDS)
         jax.monitoring.register_event_duration_secs_listener(count)
         try:
@@ -244,7 +244,7 @@ def test_no_compile_over_rungs_after_warm_up(bundle):
 
 
 def test_sizes_seen_are_compiled_before_the_swap(bundle):
-    with LiveModel.open(bundle, rung="SSS@4", climb=True) as model:
+    with LiveModel.open(bundle, executor="jax", rung="SSS@4", climb=True) as model:
         model.predict(IMAGES[:2])
         model.wait(timeout=SECONDS)
         compiles = model.executor.compiles

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from pwl_jax.ladder import Rung
-from pwl_jax.runtime import ClimbState, InOrder
+from pwl_jax.runtime import ClimbState, InOrder, Limits
 
 RUNGS = tuple(Rung.parse(name) for name in ("SS@4", "TS@4", "TT@4", "TT@exact"))
 TEACHER, STUDENT, CONVERTER = 100, 10, 1
@@ -42,7 +42,7 @@ def test_stops_where_told():
     ],
 )
 def test_budget_counts_both_rungs_of_a_swap(budget, current, expected):
-    decision = InOrder(memory_budget=budget).next_rung(state(current))
+    decision = InOrder(limits=Limits(memory_budget=budget)).next_rung(state(current))
     assert decision.rung == expected
     if expected is None:
         assert decision.reason.partition(" (and")[0].endswith(
@@ -54,7 +54,7 @@ def test_a_rung_that_does_not_fit_is_passed_over():
     rungs = tuple(Rung.parse(name) for name in ("SS@4", "TT@4", "SS@exact"))
     sizes = {"teacher": TEACHER, "student": STUDENT}
     block_bytes = {key: sizes[key[0].kind] for rung in rungs for key in rung.stages().items()}
-    decision = InOrder(memory_budget=50).next_rung(ClimbState(rungs, 0, block_bytes))
+    decision = InOrder(limits=Limits(memory_budget=50)).next_rung(ClimbState(rungs, 0, block_bytes))
     assert decision.rung == 2
 
 
@@ -67,7 +67,9 @@ def climb(current: int, **fields) -> ClimbState:
     [(19, -1, 0, None), (50, -1, 0, 0), (99, 1, 80, None), (100, 1, 80, 2)],
 )
 def test_byte_budget_counts_what_was_fetched(budget, current, fetched, expected):
-    decision = InOrder(byte_budget=budget).next_rung(climb(current, bytes_fetched=fetched))
+    decision = InOrder(limits=Limits(byte_budget=budget)).next_rung(
+        climb(current, bytes_fetched=fetched)
+    )
     assert decision.rung == expected
     if expected is None:
         assert f"{fetched} of byte_budget {budget} are fetched" in decision.reason
@@ -85,7 +87,7 @@ def test_byte_budget_counts_what_was_fetched(budget, current, fetched, expected)
     ],
 )
 def test_deadline_passes_over_what_would_come_too_late(current, seconds, rate, expected):
-    decision = InOrder(deadline=5.0).next_rung(
+    decision = InOrder(limits=Limits(deadline=5.0)).next_rung(
         climb(current, seconds=seconds, bytes_per_second=rate)
     )
     assert decision.rung == expected
