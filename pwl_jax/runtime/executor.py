@@ -196,8 +196,8 @@ def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",))
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """No garbage is looked for here: what an import makes stays, and a tenth of JAX's would go by
-    looking through it again and again.
+    """No garbage is looked for here: what an import makes stays, and is not to be looked through
+    again and again while it grows.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -134,8 +134,8 @@ class OnnxExecutor:
         options = self._runtime.SessionOptions()
         # Errors are raised; what is said besides would come between a program's own lines.
         options.log_severity_level = 4
-        # Threads that spin take the core from what they wait for: making a session, which folds
-        # constants, then takes twice the processor time, and another request has to wait.
+        # Threads that spin take the core from what they wait for: from making a session, which
+        # folds constants, and from another request.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
