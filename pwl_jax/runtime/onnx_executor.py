@@ -121,12 +121,11 @@ class OnnxExecutor:
           ExecutorError: the batch is not what the first program takes.
         """
         first, last = chain.steps[0].block.program.unit, chain.steps[-1].block.program.unit
-        x = self._value(np.ascontiguousarray(batch))
         try:
-            (y,) = chain.function.run_with_ort_values([f"{last}/{OUTPUT}"], {f"{first}/{INPUT}": x})
+            (logits,) = chain.function.run([f"{last}/{OUTPUT}"], {f"{first}/{INPUT}": batch})
         except Exception as error:
             raise ExecutorError(f"program of {first}: {error}") from error
-        return np.asarray(y.numpy(), dtype=np.float32)
+        return np.asarray(logits, dtype=np.float32)
 
     def _lean_session(self, steps: Sequence[Step]) -> Any:
         if os.name == "posix":
@@ -152,8 +151,8 @@ class OnnxExecutor:
         options = self._runtime.SessionOptions()
         # Errors are raised; what is said besides would come between a program's own lines.
         options.log_severity_level = 4
-        # Threads that spin take the core from what they wait for: making a session, which folds
-        # constants, then takes twice the processor time, and another request has to wait.
+        # Threads that spin take the core from what they wait for: from making a session, which
+        # folds constants, and from another request.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
