@@ -118,8 +118,12 @@ class JaxExecutor:
         self._jax.block_until_ready(placed)
         return Block(program, placed, sum(array.nbytes for array in placed.values()))
 
-    def join(self, steps: Sequence[Step]) -> Chain:
-        """The programs with their weights in the order of the arguments; compiles nothing yet."""
+    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+        """The programs with their weights in the order of the arguments; compiles nothing yet.
+
+        There never are copies.
+        """
+        del lean
         calls = []
         for step in steps:
             program, tensors = step.block.program, step.block.tensors

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from pwl_jax.ladder import Composition, Unit
-from pwl_jax.runtime import ExecutorError, LiveModel, Step, create_executor
+from pwl_jax.runtime import ExecutorError, LiveModel, Step, create_executor, onnx_executor
 from tests import tiny_bundle as tiny
 
 pytest.importorskip("onnxruntime")
@@ -203,3 +203,24 @@ def test_a_wrong_statistic_of_another_stream_is_refused(executor):
     name = "student/batch_stats/entry1/block2/mean"
     with pytest.raises(ExecutorError, match=f"program of student/2 takes '{name}' as float32"):
         executor.load(tiny.read(executor, unit), {**tensors, name: tensors[name][:1]})
+
+
+@pytest.mark.parametrize("composition", ["TSS", "TTT"])
+def test_a_lean_chain_answers_the_same(executor, composition, monkeypatch):
+    """Whether all of its weights are read where they lie, or some must be known beforehand."""
+    steps = tiny.steps_of(executor, composition)
+    plain = executor.run(executor.join(steps), IMAGES)
+    for large in (1 << 18, 200, 1):
+        monkeypatch.setattr(onnx_executor, "_LARGE", large)
+        found = executor.run(executor.join(steps, lean=True), IMAGES)
+        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
+
+
+def test_a_lean_chain_lets_go_of_its_weights(monkeypatch):
+    monkeypatch.setattr(onnx_executor, "_LARGE", 1)
+    executor = create_executor("onnxruntime", ["onnx"])
+    chain = executor.join(tiny.steps_of(executor, "TTT"), lean=True)
+    executor.run(chain, IMAGES)
+    block = weakref.ref(chain.steps[0].block)
+    del chain
+    assert block() is None
