@@ -100,7 +100,13 @@ def test_units_come_seed_by_seed_and_each_family_has_its_objectives():
 
 
 def test_every_objective_has_the_same_budget():
-    free = ("objective.", "pair.statistics:", "calibration_examples:", "converter_init:")
+    free = (
+        "objective.",
+        "pair.statistics:",
+        "calibration_examples:",
+        "converter_init:",
+        "calibration_over:",
+    )
     for family in units.FAMILIES:
         budget = Budget("cifar10", epochs=3)
         ours = units.distill_config(Unit(0, family, "ours"), budget, "D")
