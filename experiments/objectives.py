@@ -21,7 +21,6 @@ _OURS: Fields = {
     "converter_init": "least_squares",
 }
 
-_MIXED: Fields = {**_OURS, "calibration_over": "all"}
 _ANY_ORDER: Fields = {"mixed_compositions": 2, "mixed_rule": "crossing"}
 
 FITTED = {"stitched": "alone", "stitched_kd": "kd", "refitted": "ours"}
@@ -45,7 +44,7 @@ COMPARED: dict[str, Fields] = {
     "random": {**_BASELINE, "objective": {"cross": "random", "align_streams": False}},
     "all": {**_BASELINE, "objective": {"cross": "all", "align_streams": False}},
     "ours": {**_OURS, "objective": {}},
-    "any_order": {**_MIXED, "objective": _ANY_ORDER},
+    "any_order": {**_OURS, "objective": _ANY_ORDER},
     "stitched": {},
 }
 """(a) the student alone, (b) plain distillation, (b') decoupled distillation with the weights,
@@ -74,15 +73,15 @@ ABLATIONS: dict[str, Fields] = {
         **_OURS,
         "objective": {"soft": "dkd", "w_others": 2.0, "ramps": (("soft", 0.0, 1.0, 1 / 12),)},
     },
-    "one_mixed": {**_MIXED, "objective": {**_ANY_ORDER, "mixed_compositions": 1}},
-    "light_mixed": {**_MIXED, "objective": {**_ANY_ORDER, "w_mixed": 0.3}},
+    "one_mixed": {**_OURS, "objective": {**_ANY_ORDER, "mixed_compositions": 1}},
+    "light_mixed": {**_OURS, "objective": {**_ANY_ORDER, "w_mixed": 0.3}},
     "late_mixed": {
-        **_MIXED,
+        **_OURS,
         "objective": {**_ANY_ORDER, "ramps": (("mixed", 0.0, 1.0, 0.5),)},
     },
-    "mixed_converters": {**_MIXED, "objective": {**_ANY_ORDER, "mixed_trains": "converters"}},
-    "calibrated_on_prefixes": {**_OURS, "objective": _ANY_ORDER},
-    "switch_mixed": {**_MIXED, "objective": {**_ANY_ORDER, "mixed_rule": "switch"}},
+    "mixed_converters": {**_OURS, "objective": {**_ANY_ORDER, "mixed_trains": "converters"}},
+    "calibrated_over_all": {**_OURS, "calibration_over": "all", "objective": _ANY_ORDER},
+    "switch_mixed": {**_OURS, "objective": {**_ANY_ORDER, "mixed_rule": "switch"}},
 }
 """Ours with one thing taken away or added: what each is worth."""
 
