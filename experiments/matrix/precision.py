@@ -1,5 +1,6 @@
 """A distilled pair in few bits: accuracy of every prefix, and over the bytes of three ladders."""
 
+import datetime
 import functools
 import io
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments.results_file import Row, own_command, write_results
+from experiments.results_file import Row, device, own_command, versions, write_results
 from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline
 from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle, measure
@@ -119,7 +120,7 @@ def write(
     prefixes = Composition.prefixes(model.hybrid.num_blocks)
     config, examples = model.config, next(iter(found.values())).examples
     title = (
-        f"{config.pair.name} on {config.data.name}, {config.epochs} epochs, seed {config.seed}, "
+        f"{config.pair.name} on {config.data.name}, {config.epochs} epoch{'s' * (config.epochs != 1)}, seed {config.seed}, "
         f"step {model.step}, {examples:,} test images, {jax.devices()[0].device_kind}"
     )
     teacher, student = (
@@ -145,10 +146,13 @@ def write(
         rows = [["rung", "KB fetched", "top-1 %"]]
         rows += [[rung, f"{size / 1000:.1f}", f"{100 * top1:.2f}"] for rung, size, top1 in climb]
         tables += [f"## {ladder}: what is fetched, and what it is worth", _grid(rows)]
+    machine = device()
+    software = ", ".join(f"{package} {version}" for package, version in versions().items())
     text = "\n\n".join(
         [
             f"# {title}",
-            f"Command: `{own_command()}`. Weights: teacher {teacher:,} bytes, student "
+            f"Command: `{own_command()}`, {datetime.date.today().isoformat()} on {machine['cpu']}, "
+            f"{machine['cores']} cores; {software}. Weights: teacher {teacher:,} bytes, student "
             f"{student:,}. Planned bits spend {DEFAULT_BUDGET:g} times the bytes of the same bits "
             "everywhere, where they matter most on the validation split.",
             *tables,

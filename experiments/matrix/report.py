@@ -94,10 +94,14 @@ def title(family: str, found: Measured) -> str:
     share = 100 * (1 - config["data"]["validation_fraction"])
     return (
         f"{config['pair']['name']} ({sizes['teacher']:,} and {sizes['student']:,} parameters) on "
-        f"{share:g} % of {config['data']['name']}, {config['epochs']} epochs of batches of "
-        f"{config['batch_size']}, {measured['test_examples']:,} test images, seeds {seeds}, "
-        f"{measured['platform']}"
+        f"{share:g} % of {config['data']['name']}, {_count(config['epochs'], 'epoch')} of batches "
+        f"of {config['batch_size']}, {measured['test_examples']:,} test images, "
+        f"seed{'s' * (',' in seeds)} {seeds}, {measured['platform']}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _section(
