@@ -8,17 +8,17 @@ from typing import IO
 from pwl_jax.bundle.errors import BundleError
 
 CHUNK = 1 << 20
-# Up to this size a file is held in memory, which spares hashing it a second time.
-_HELD = 4 << 20
+# Up to this size a file is held in memory: else it is read twice, and hashed three times.
+_HELD = 8 << 20
 
 
 class VerifiedFile:
     """Hands out bytes of a file of the expected size and SHA-256.
 
-    The whole file is hashed first, in chunks. A file on disk can be changed after that, so each
-    chunk has a hash of its own, made in the same pass, that is checked whenever the chunk is read.
-    Memory is one chunk, 32 bytes for each chunk of the file, and what a read asks for. Not for
-    several threads at once.
+    The whole file is hashed first; a small one is kept. A larger one on disk can be changed after
+    that, so each chunk of it has a hash of its own, made in the same pass, that is checked whenever
+    the chunk is read. Memory is then one chunk, 32 bytes for each chunk of the file, and what a
+    read asks for. Not for several threads at once.
     """
 
     def __init__(self, file: IO[bytes], name: str, size: int, sha256: str) -> None:
@@ -41,12 +41,13 @@ class VerifiedFile:
         found = 0
         try:
             file.seek(0)
-            while chunk := file.read(CHUNK):
+            held = size <= _HELD
+            while chunk := file.read(size + 1 if held else CHUNK):
                 found += len(chunk)
                 if found > size:
                     raise BundleError(f"{name} has more than the {size} bytes that are declared")
                 whole.update(chunk)
-                if size <= _HELD:
+                if held:
                     self._chunk += chunk
                 else:
                     self._marks.append(hashlib.sha256(chunk).digest())

@@ -1,10 +1,12 @@
 """What runs a rung: one small interface over the libraries that can compute block programs."""
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,8 +131,11 @@ class Executor(Protocol):
         """Moves a unit's tensors to where they are computed with."""
         ...
 
-    def join(self, steps: Sequence[Step]) -> Chain:
-        """What runs loaded blocks one after the other, at least one."""
+    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+        """What runs loaded blocks one after the other, at least one.
+
+        With `lean` it holds no copies of their weights, as far as it can do without.
+        """
         ...
 
     def warm(self, chain: Chain, batch: np.ndarray) -> None:
@@ -185,10 +190,25 @@ def create_executor(name: str = "auto", formats: Sequence[str] = ("stablehlo",))
             )
             continue
         try:
-            return executor()
+            with _without_collection():
+                return executor()
         except ImportError as error:
             problems.append(f"executor '{candidate}' cannot start: {error}")
     raise ExecutorError("; ".join(problems))
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """No garbage is looked for here: what an import makes stays, and is not to be looked through
+    again and again while it grows.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _executor_class(name: str) -> type[Executor]:

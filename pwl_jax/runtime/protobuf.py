@@ -39,14 +39,19 @@ def fields(message: bytes) -> Iterator[Field]:
     place = 0
     while place < len(message):
         start = place
-        key, place = _read_varint(message, place)
+        # Most keys and sizes are one byte, which is read here: a program has thousands.
+        key, place = message[place], place + 1
+        if key > 0x7F:
+            key, place = _read_varint(message, start)
         number, form = key >> 3, key & 7
         value: int | bytes
         if form == _VARINT:
             value, place = _read_varint(message, place)
         else:
             size = _FIXED_SIZES.get(form)
-            if form == _BYTES:
+            if form == _BYTES and place < len(message) and message[place] < 0x80:
+                size, place = message[place], place + 1
+            elif form == _BYTES:
                 size, place = _read_varint(message, place)
             if size is None or not number or place + size > len(message):
                 raise ValueError(f"no protocol buffer: byte {start} of {len(message)}")

@@ -10,7 +10,7 @@ from pwl_jax.bundle import BundleError, FolderStore, VerifiedFile
 from pwl_jax.bundle.verified_file import CHUNK
 
 SMALL = bytes(range(256)) * 10
-LARGE = np.random.default_rng(0).bytes(5 * CHUNK + 12345)
+LARGE = np.random.default_rng(0).bytes(9 * CHUNK + 12345)
 
 
 def opened(path, data, **other):
