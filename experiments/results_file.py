@@ -28,7 +28,7 @@ class Row:
       metric: what was measured.
       unit: of the samples.
       samples: every value that was measured, at least one.
-      target: a bound on the median, as `<= 1.02`, `< 1`, `>= 5` or `== 1`; None: only reported.
+      target: a bound on the median, as `<= 1.02`, `< 1`, `>= 5`, `> 0`, `== 1`; None: no bound.
       note: what a reader must know of this row.
     """
 
@@ -52,9 +52,12 @@ class Row:
         relation, bound = self.target.split()
         # Samples may be NumPy's, whose comparisons JSON does not know.
         value, limit = float(self.median), float(bound)
-        return {"<=": value <= limit, "<": value < limit, ">=": value >= limit}.get(
-            relation, value == limit
-        )
+        return {
+            "<=": value <= limit,
+            "<": value < limit,
+            ">=": value >= limit,
+            ">": value > limit,
+        }.get(relation, value == limit)
 
     def to_dict(self) -> dict[str, Any]:
         """As the file holds it; of the samples, six significant digits."""

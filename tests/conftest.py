@@ -1,6 +1,8 @@
 """What holds for every test: eight fake CPU devices, strict shapes, and where real data lie."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,12 @@ _DEVICES = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
+# What one process of this run has compiled, all others read: workers, and commands run by tests.
+_CONTROLLER = "PYTEST_XDIST_WORKER" not in os.environ
+if _CONTROLLER:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="pwl_jax_executables")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 # How long an example takes says nothing about the code on a shared machine.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
@@ -23,6 +31,12 @@ _ROOT = Path(__file__).parents[1]
 _DATA_DIR = Path(
     os.environ.get("PWL_DATA_DIR", _ROOT.parent / "shared" / "data" / "tensorflow_datasets")
 )
+
+
+def pytest_unconfigure() -> None:
+    """Removes what was compiled: it must not answer for another run."""
+    if _CONTROLLER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

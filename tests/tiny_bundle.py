@@ -16,7 +16,8 @@ import numpy as np
 
 from pwl_jax.bundle import BundleWriter, Preprocessing
 from pwl_jax.interop.onnx_program import onnx_program
-from pwl_jax.ladder import EXACT, Measurement, Rung, Unit
+from pwl_jax.ladder import EXACT, Composition, Measurement, Rung, Unit
+from pwl_jax.runtime import Step
 
 # Widths of at least eight, below which kernels are not worth coding in a few bits.
 BLOCKS, TEACHER_WIDTH, STUDENT_WIDTH, CLASSES = 3, 12, 8, 5
@@ -66,6 +67,11 @@ def arguments(unit: Unit, stream: str = "own") -> list[str]:
     if index == BLOCKS - 1:
         names.append(f"{kind}/params/head/kernel")
     return names
+
+
+def bindings(unit: Unit) -> dict[str, list[str]]:
+    """The arguments by every stream the unit can stand in."""
+    return {stream: arguments(unit, stream) for stream in streams(unit)}
 
 
 def shape_of(name: str) -> tuple[int, ...]:
@@ -148,6 +154,28 @@ def described(unit: Unit):
 PROGRAMS = {"stablehlo": program, "onnx": onnx_model}
 
 
+def read(executor, unit: Unit, data: bytes | None = None, bound=None):
+    """The unit's program as an executor has read it; its bytes or bindings may be replaced."""
+    if data is None:
+        data = PROGRAMS[executor.program_format](unit)
+    return executor.read_program(unit, data, bound or bindings(unit))
+
+
+def steps_of(executor, composition: str, tensors: dict[str, np.ndarray] | None = None):
+    """What an executor runs for a composition, loaded from `tensors` or from `all_tensors()`."""
+    tensors = all_tensors() if tensors is None else tensors
+    parsed = Composition.parse(composition)
+    return [
+        Step(executor.load(read(executor, unit), unit_tensors(unit, tensors)), parsed.stream(unit))
+        for unit in parsed.units()
+    ]
+
+
+def chain_of(executor, composition: str, tensors: dict[str, np.ndarray] | None = None):
+    """The same, joined."""
+    return executor.join(steps_of(executor, composition, tensors))
+
+
 def write_bundle(path: Path, formats: Sequence[str] = tuple(PROGRAMS)) -> None:
     """Writes the bundle; accuracies are invented, everything else is real."""
     tensors = all_tensors()
@@ -157,9 +185,8 @@ def write_bundle(path: Path, formats: Sequence[str] = tuple(PROGRAMS)) -> None:
             exact_only = unit.kind in ("encoder", "decoder")
             stages = (EXACT,) if exact_only else (4, EXACT)
             writer.add_unit(unit, unit_tensors(unit, tensors), stages)
-            bindings = {stream: arguments(unit, stream) for stream in streams(unit)}
             programs = {format: PROGRAMS[format](unit) for format in formats}
-            writer.add_programs(unit, programs, bindings)
+            writer.add_programs(unit, programs, bindings(unit))
         writer.finish(
             pair={"name": "tiny"},
             preprocessing=Preprocessing(INPUT_SHAPE, MEAN, STD),

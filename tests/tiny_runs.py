@@ -1,9 +1,6 @@
 """Training runs of seconds: the tiny VGG pair on scikit-learn's digits, augmentation on."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +12,6 @@ from pwl_jax.hybrid.masks import leaf_names
 from pwl_jax.training import checkpoints, loop, workdir
 from pwl_jax.training.config import RunConfig, run_config
 from tests.tiny_pairs import tiny_pair
-
-ROOT = Path(__file__).parents[1]
 
 
 def fields(**changes):
@@ -68,50 +63,6 @@ def stop_after(monkeypatch, *dispatches):
         return True
 
     monkeypatch.setattr(loop.StopRequest, "heard", heard)
-
-
-def command(module, *arguments, devices=1):
-    """The command line of an entry point and its environment."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    if jax.config.jax_compilation_cache_dir:
-        environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    return [sys.executable, "-m", module, *map(str, arguments)], environment
-
-
-def launched(module, *arguments, devices=1, timeout=300):
-    """An entry point run to its end, output captured."""
-    return finished(*command(module, *arguments, devices=devices), timeout=timeout)
-
-
-def finished(line, environment, timeout=300):
-    """A command run to its end, output captured."""
-    return subprocess.run(
-        line,
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def started(module, *arguments, devices=1):
-    """An entry point that runs, output piped."""
-    line, environment = command(module, *arguments, devices=devices)
-    return subprocess.Popen(
-        line,
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def wait_for_step(process, where, step):

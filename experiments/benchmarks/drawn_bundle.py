@@ -14,8 +14,6 @@ from pwl_jax.precision import byte_count
 from pwl_jax.training import workdir
 from pwl_jax.training.config import DataConfig, RunConfig
 
-_DATA = DataConfig(name="drawn", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-
 
 @dataclasses.dataclass(frozen=True)
 class DrawnBundle:
@@ -29,7 +27,9 @@ class DrawnBundle:
 def write_drawn_bundle(folder: Path, pair: PairSpec, bits: Sequence[Bits]) -> DrawnBundle:
     """Exports a pair with drawn weights in the given precisions, in prefix order."""
     hybrid = HybridNetwork.from_pair(pair)
-    config = RunConfig(task="distill", pair=pair, data=_DATA)
+    channels = pair.teacher.input_shape[-1]
+    data = DataConfig(name="drawn", mean=(0.5,) * channels, std=(0.25,) * channels)
+    config = RunConfig(task="distill", pair=pair, data=data)
     model = workdir.TrainedModel(config, hybrid, drawn_variables(hybrid), step=0)
     manifest = export_bundle(model, folder, bits, None, None)
     return DrawnBundle(folder, _bytes_of(manifest, "teacher"), _bytes_of(manifest, "student"))

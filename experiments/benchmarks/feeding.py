@@ -14,7 +14,7 @@ Prints a table and writes experiments/results/feeding/<name>.json.
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -41,6 +41,9 @@ _STEPS = flags.DEFINE_integer("steps", 20, "Steps in a timing.", lower_bound=1)
 _DISPATCH = flags.DEFINE_integer("steps_per_dispatch", 10, "Of device feeding.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of each way.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "feeding", "Name of the JSON file.")
+
+Mode = Literal["grain", "device"]
+MODES: tuple[Mode, ...] = ("grain", "device")
 
 WAIT_TARGETS = {"grain": "< 0.1", "device": "< 0.03"}
 """Share of the step's time, on an accelerator."""
@@ -87,7 +90,7 @@ class Fed:
 
 def main() -> None:
     """Measures both ways, interleaved."""
-    fed = {mode: prepared(mode) for mode in ("grain", "device")}
+    fed = {mode: prepared(mode) for mode in MODES}
     for one in fed.values():
         one.seconds(max(_DISPATCH.value, 3))
     whole: dict[str, list[tuple[float, float]]] = {mode: [] for mode in fed}
@@ -112,7 +115,7 @@ def rows_of(mode: str, whole: list[tuple[float, float]], ready: list[float]) -> 
     return step_cases.wait_rows(case, whole, ready, _STEPS.value, _BATCH.value, target)
 
 
-def prepared(mode: str) -> Fed:
+def prepared(mode: Mode) -> Fed:
     """A distillation of drawn images, fed in one way."""
     spec = pair(_PAIR.value, dtype=_DTYPE.value)
     config = RunConfig(
@@ -121,7 +124,7 @@ def prepared(mode: str) -> Fed:
         data=DataConfig(name="drawn"),
         augmentation=AugmentationConfig(rotation=15.0, flip=True, crop_padding=-1),
         batch_size=_BATCH.value,
-        feeding=mode,  # type: ignore[arg-type]
+        feeding=mode,
         steps_per_dispatch=_DISPATCH.value if mode == "device" else 1,
     )
     mesh = device_mesh()

@@ -58,8 +58,8 @@ class TorchSide:
         """
         major = int(self.machine["versions"]["transformers"].split(".")[0])
         tensors = tensors_of(pair, variables, prefix="", naming="4" if major < 5 else "5")
-        np.savez(self._worker.folder / "weights.npz", **tensors)  # type: ignore[arg-type]
-        np.savez(self._worker.folder / "data.npz", **data)  # type: ignore[arg-type]
+        np.savez(self._worker.folder / "weights.npz", allow_pickle=False, **tensors)
+        np.savez(self._worker.folder / "data.npz", allow_pickle=False, **data)
         answer = self._worker.result(
             method="open",
             baseline_dir=str(self._baseline_dir),

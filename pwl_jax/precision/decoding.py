@@ -42,7 +42,7 @@ def decode_tensor(
         from pwl_jax.precision import delta
 
         return delta.decode_delta(payloads[0], previous)
-    patterns = np.empty(math.prod(shape), dtypes.pattern_dtype(dtype))
+    patterns = dtypes.aligned_empty(math.prod(shape), dtypes.pattern_dtype(dtype))
     if kind == "exact":
         exact_code.decode_exact(payloads[0], patterns)
     elif kind == "codes":

@@ -14,6 +14,7 @@ import numpy as np
 from pwl_jax.precision.errors import PrecisionError
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
+_ALIGNMENT = 64
 _EXTENSIONS = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 _NATIVE = (
     "bool",
@@ -71,6 +72,13 @@ def patterns_of(array: np.ndarray) -> np.ndarray:
     if dtype not in _EXTENSIONS:
         flat = flat.astype(numpy_dtype(dtype), copy=False)
     return flat.view(pattern_dtype(dtype))
+
+
+def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
+    """As `np.empty`, [size], at an address from which XLA can compute on a CPU without a copy."""
+    held = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -held.ctypes.data % _ALIGNMENT
+    return held[start : start + size * dtype.itemsize].view(dtype)
 
 
 def array_of(patterns: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from pwl_jax.runtime.executor import (
     executor_names,
 )
 from pwl_jax.runtime.live_model import LiveModel, NotReadyError
+from pwl_jax.runtime.model_pool import ModelPool, PoolError
 from pwl_jax.runtime.plan import LiveModelError
 from pwl_jax.runtime.policy import ClimbState, Decision, InOrder, Limits, Policy
 
@@ -31,8 +32,10 @@ __all__ = [
     "Limits",
     "LiveModel",
     "LiveModelError",
+    "ModelPool",
     "NotReadyError",
     "Policy",
+    "PoolError",
     "Prediction",
     "Program",
     "Progress",

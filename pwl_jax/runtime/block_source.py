@@ -41,19 +41,32 @@ class BlockSource:
     """
 
     def __init__(
-        self, reader: BundleReader, executor: Executor, live: LiveBlocks | None = None
+        self,
+        reader: BundleReader,
+        executor: Executor,
+        *,
+        lean: bool = False,
+        live: LiveBlocks | None = None,
     ) -> None:
-        """Reads nothing yet; `live` counts the blocks of other executors too."""
+        """Reads nothing yet.
+
+        Args:
+          reader: of the bundle.
+          executor: computes.
+          lean: memory matters more than speed: no copies of weights.
+          live: counts the blocks of other executors too.
+        """
         self.executor = executor
         self.block_bytes: dict[BlockKey, int] = {}
         self._reader = reader
         self._manifest = reader.manifest
         self._programs: dict[Unit, Program] = {}
+        self._lean = lean
         self._live = live or LiveBlocks()
 
     def beside(self, executor: Executor) -> "BlockSource":
         """A source of the same bundle for another executor, whose blocks count with this one's."""
-        return BlockSource(self._reader, executor, self._live)
+        return BlockSource(self._reader, executor, lean=self._lean, live=self._live)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -136,7 +149,8 @@ class BlockSource:
     def chain(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> Chain:
         """What computes a rung from its loaded blocks."""
         stream = rung.composition.stream
-        return self.executor.join([Step(blocks[key], stream(key[0])) for key in self.keys(rung)])
+        steps = [Step(blocks[key], stream(key[0])) for key in self.keys(rung)]
+        return self.executor.join(steps, lean=self._lean)
 
     def _missing(self, rung: Rung) -> dict[str, int]:
         read = self._reader.files_read

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,10 @@ import numpy as np
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Rung
 from pwl_jax.runtime.answers import Event, EventKind, Progress, State
+from pwl_jax.runtime.background import return_freed_memory
 from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.block_source import BlockSource
+from pwl_jax.runtime.event_log import EventLog
 from pwl_jax.runtime.hand_over import Successor, judged, probes
 from pwl_jax.runtime.policy import ClimbState, Limits, Policy
 from pwl_jax.runtime.rung_loader import RungLoader
@@ -21,7 +22,6 @@ from pwl_jax.runtime.snapshot import Snapshot
 if TYPE_CHECKING:
     import logging
 
-_EVENTS_KEPT = 1000
 # Powers of two never come near it; it bounds what callers who forbid padding can make us compile.
 _BATCHES_KEPT = 16
 
@@ -59,7 +59,7 @@ class Climber:
         successor: Successor | None = None,
     ) -> None:
         self.snapshot: Snapshot | None = None
-        self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self.log = EventLog(on_event)
         self.last_error: Exception | None = None
         self.rungs = tuple(rungs)
         self._loader = RungLoader(source)
@@ -68,7 +68,6 @@ class Climber:
         self._limits = limits
         self._successor = successor
         self._batches = dict.fromkeys(warm_batches)
-        self._on_event = on_event
         self._changed = threading.Condition()
         self._commands = 0
         self._paused = False
@@ -80,7 +79,6 @@ class Climber:
         self._failures = 0
         self._failures_in_row = 0
         self._bytes_total = source.bytes_in_all(rungs)
-        self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="pwl-climber", daemon=True)
 
     def start(self) -> None:
@@ -135,7 +133,7 @@ class Climber:
                 live_bytes=self.source.live_bytes,
                 reason=self._reason,
                 failures=self._failures,
-                seconds=time.monotonic() - self._began,
+                seconds=self.log.seconds,
             )
 
     def pause(self) -> None:
@@ -187,23 +185,8 @@ class Climber:
         self._changed.notify_all()
 
     def _emit(self, kind: EventKind, rung: str | None, message: str) -> None:
-        snapshot = self.snapshot
-        event = Event(
-            kind,
-            rung,
-            snapshot.executor.name if snapshot else None,
-            message,
-            time.monotonic() - self._began,
-            self.source.bytes_fetched,
-            self.source.live_bytes,
-        )
-        self.events.append(event)
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:
-                # A listener must not stop the climb.
-                _log().exception("on_event failed on %s", event)
+        executor = self.snapshot.executor.name if self.snapshot else None
+        self.log.add(kind, rung, executor, message, self.source)
 
     def _run(self) -> None:
         while True:
@@ -273,7 +256,7 @@ class Climber:
             source.block_bytes,
             [source.missing_bytes(rung) for rung in self.rungs],
             source.bytes_fetched,
-            time.monotonic() - self._began,
+            self.log.seconds,
             self._loader.bytes_per_second,
         )
 
@@ -281,6 +264,9 @@ class Climber:
         try:
             self._load(target, commands)
         except _Abandoned:
+            if self._ceiling is not None and self.snapshot is not None:
+                # Demoted on the way up: what was loaded for the rung above is not wanted either.
+                self._release(self.snapshot.index)
             return
         except Exception as error:
             # Whatever it is, the last good rung answers on.
@@ -306,7 +292,8 @@ class Climber:
         self._release(target)
         if self._demote_to is None:
             self._wait_for_memory(loader.missing_bytes(rung), commands)
-        snapshot = loader.ready(target, rung, lambda: self._abandon_if(commands))
+        aside = self.snapshot is not None and self._demote_to is None
+        snapshot = loader.ready(target, rung, lambda: self._abandon_if(commands), aside=aside)
         self._publish(snapshot, loader, commands)
         self._emit("rung", rung.name, f"answers after {time.monotonic() - began:.3f} s of loading")
 
@@ -371,7 +358,7 @@ class Climber:
         if problem:
             return problem
         self._wait_for_memory(needed, commands)
-        there = loader.ready(here.index, rung, lambda: self._abandon_if(commands))
+        there = loader.ready(here.index, rung, lambda: self._abandon_if(commands), aside=True)
         batches = probes(tuple(self._batches) or (1,), self.source.input_shape)
         for batch in batches:
             self._abandon_if(commands)
@@ -397,6 +384,8 @@ class Climber:
             above = len(self.rungs) if self._ceiling is None else self._ceiling + 1
             kept += self.rungs[target + 1 : above]
         self._loader.keep(kept)
+        if self._limits.memory_budget is not None:
+            return_freed_memory()
 
     def _wait_for_memory(self, needed: int, commands: int) -> None:
         """With a budget, lets requests that pinned an older rung finish before more is loaded."""

@@ -130,8 +130,11 @@ class Executor(Protocol):
         """Moves a unit's tensors to where they are computed with."""
         ...
 
-    def join(self, steps: Sequence[Step]) -> Chain:
-        """What runs loaded blocks one after the other, at least one."""
+    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+        """What runs loaded blocks one after the other, at least one.
+
+        With `lean` it holds no copies of their weights, as far as it can do without.
+        """
         ...
 
     def warm(self, chain: Chain, batch: np.ndarray) -> None:

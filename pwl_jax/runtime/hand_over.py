@@ -21,6 +21,7 @@ FASTER = 0.95
 lost in what timings spread."""
 
 _ROUNDS, _SECONDS = 5, 2.0
+_LONGEST_IMPORT = 30.0
 
 
 class Successor:
@@ -58,7 +59,7 @@ class Successor:
         """Waits for an import under way: to end a process in the midst of one may crash it."""
         self._closed.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(_LONGEST_IMPORT)
 
     def _make(self, settled: Callable[[], None]) -> None:
         if self._closed.wait(SETTLED_SECONDS):

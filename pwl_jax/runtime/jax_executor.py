@@ -20,6 +20,9 @@ from pwl_jax.runtime.executor import Block, Chain, ExecutorError, Program, Step
 
 _T = TypeVar("_T")
 
+_JAXS_CACHE = ("jax_enable_compilation_cache", "jax_compilation_cache_dir")
+"""Both are set where JAX keeps executables itself."""
+
 
 class JaxExecutor:
     """One executable for each program and batch shape; a swap of weights is another argument.
@@ -38,13 +41,17 @@ class JaxExecutor:
 
         Args:
           device: where to compute; the first device of JAX's default backend if None.
-          cache: of executables; None compiles anew in every process.
+          cache: of executables; None compiles anew in every process. Where JAX's own cache is
+            on, the default is None: what that gave cannot be serialised again.
         """
         import jax
         import jax.export
 
         self._jax = jax
-        self._cache = ExecutableCache.default() if cache == "default" else cache
+        if cache == "default":
+            jaxs = all(getattr(jax.config, name) for name in _JAXS_CACHE)
+            cache = None if jaxs else ExecutableCache.default()
+        self._cache = cache
         self._device = jax.local_devices()[0] if device is None else device
         self._machine = _machine(jax.__version__, self._device)
         self._executables: dict[tuple[str, tuple[int, ...]], Any] = {}
@@ -111,8 +118,12 @@ class JaxExecutor:
         self._jax.block_until_ready(placed)
         return Block(program, placed, sum(array.nbytes for array in placed.values()))
 
-    def join(self, steps: Sequence[Step]) -> Chain:
-        """The programs with their weights in the order of the arguments; compiles nothing yet."""
+    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+        """The programs with their weights in the order of the arguments; compiles nothing yet.
+
+        There never are copies.
+        """
+        del lean
         calls = []
         for step in steps:
             program, tensors = step.block.program, step.block.tensors

@@ -75,7 +75,8 @@ class LiveModel:
           stop_at: name of a rung of the plan to stop at.
           memory_budget: bytes of weights that may be held; what does not fit is passed over.
             Codes of few bits are expanded on arrival, so a block counts as its floats, whatever the
-            precision it came in.
+            precision it came in. With a budget executors make no copies of weights that they can do
+            without, which costs ONNX Runtime some speed.
           byte_budget: bytes that may be fetched in all.
           deadline: seconds from now after which nothing more is fetched, nor what would not be
             up by then at the speed measured so far; the first rung is.
@@ -100,7 +101,7 @@ class LiveModel:
         self._preprocessing = Preprocessing.from_dict(reader.manifest.preprocessing)
         formats = program_formats(reader.manifest)
         first = create_executor(executor, formats) if isinstance(executor, str) else executor
-        source = BlockSource(reader, first)
+        source = BlockSource(reader, first, lean=memory_budget is not None)
         rungs = rungs_to_climb(
             reader.manifest,
             source.files,
@@ -225,7 +226,7 @@ class LiveModel:
     @property
     def events(self) -> tuple[Event, ...]:
         """What happened so far, the last thousand events."""
-        return tuple(self._climber.events)
+        return tuple(self._climber.log.events)
 
     @property
     def live_bytes(self) -> int:

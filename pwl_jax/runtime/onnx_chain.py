@@ -18,6 +18,9 @@ from pwl_jax.runtime.protobuf import Field, bytes_field, fields, number_field
 INPUT, OUTPUT = "x", "y"
 """What every program calls its input beside the weights w0, w1, ..., and its output."""
 
+LOCATION = "null"
+"""The file that constants are said to lie in. It is never read, but may have to exist."""
+
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSETS = 1, 7, 8
 _MODEL_SAID = {2, 3, 4, 5, 6, 14}
 _IR_VERSION = 8
@@ -195,7 +198,7 @@ def _identity(source: str, target: str) -> bytes:
 
 
 def _elsewhere(name: str, array: np.ndarray) -> bytes:
-    location = bytes_field(_ENTRY_KEY, b"location") + bytes_field(_ENTRY_VALUE, b"memory")
+    location = bytes_field(_ENTRY_KEY, b"location") + bytes_field(_ENTRY_VALUE, LOCATION.encode())
     return b"".join(
         (
             *(number_field(_TENSOR_DIMS, size) for size in array.shape),

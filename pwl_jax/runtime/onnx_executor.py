@@ -3,6 +3,8 @@
 ONNX Runtime is imported when the first executor is made, never with this module.
 """
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,9 @@ import numpy as np
 from pwl_jax.ladder import Unit
 from pwl_jax.runtime.executor import Block, Chain, ExecutorError, Program, Step
 from pwl_jax.runtime.onnx_chain import INPUT, OUTPUT, chain, link
+
+_LARGE = 1 << 18
+"""Bytes from which weights are not copied where memory is short."""
 
 
 class OnnxExecutor:
@@ -86,15 +91,19 @@ class OnnxExecutor:
         values = {name: self._value(array) for name, array in arrays.items()}
         return Block(program, values, sum(array.nbytes for array in arrays.values()))
 
-    def join(self, steps: Sequence[Step]) -> Chain:
-        """Makes the session of a chain. It reads the blocks' tensors where they lie.
+    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+        """Makes the session of a chain, with copies of weights that are laid out for speed.
+
+        Args:
+          steps: in the order of execution.
+          lean: large weights are read where the blocks hold them, unless a unit cannot be run so.
 
         Raises:
           ExecutorError: ONNX Runtime does not take a unit's program, or not the units one after
             the other.
         """
         try:
-            session = self._session(steps)
+            session = self._lean_session(steps) if lean else self._session(steps)
         except Exception as error:
             # Its exceptions have no class in common but this one.
             raise self._blamed(steps, error) from error
@@ -118,7 +127,14 @@ class OnnxExecutor:
             raise ExecutorError(f"program of {first}: {error}") from error
         return np.asarray(logits, dtype=np.float32)
 
-    def _session(self, steps: Sequence[Step]) -> Any:
+    def _lean_session(self, steps: Sequence[Step]) -> Any:
+        if os.name == "posix":
+            # It fails where a large weight's values are needed beforehand, to compute from them.
+            with contextlib.suppress(Exception):
+                return self._session(steps, lean=True)
+        return self._session(steps)
+
+    def _session(self, steps: Sequence[Step], lean: bool = False) -> Any:
         constants = {}
         for step in steps:
             program = step.block.program
@@ -131,6 +147,7 @@ class OnnxExecutor:
                     f"program of {step.block.program.unit} is written in other operators than that "
                     f"of {steps[0].block.program.unit}"
                 )
+        described = {name: value.numpy() for name, value in constants.items()}
         options = self._runtime.SessionOptions()
         # Errors are raised; what is said besides would come between a program's own lines.
         options.log_severity_level = 4
@@ -139,9 +156,16 @@ class OnnxExecutor:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
+        if lean:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            # Where the file must be that they are said to lie in; nobody reads it.
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", "/dev"
+            )
+            for name in [name for name, array in described.items() if array.nbytes >= _LARGE]:
+                options.add_initializer(name, constants.pop(name))
         if constants:
             options.add_external_initializers(list(constants), list(constants.values()))
-        described = {name: value.numpy() for name, value in constants.items()}
         return self._runtime.InferenceSession(
             chain(links, described), options, providers=["CPUExecutionProvider"]
         )

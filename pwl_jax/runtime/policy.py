@@ -114,9 +114,15 @@ class InOrder:
 
 
 def bytes_needed(state: ClimbState, index: int) -> int:
-    """Bytes held while rung `index` replaces the current one, which answers until then."""
-    here = block_keys(state.rungs[state.current]) if state.current >= 0 else frozenset()
-    return sum(state.block_bytes[key] for key in here | block_keys(state.rungs[index]))
+    """Bytes held while rung `index` replaces the current one, which answers until then.
+
+    Nor less than when the first rung is to replace it again one day: else memory pressure would
+    itself need more.
+    """
+    others = [index] if state.current < 0 else [state.current, 0]
+    there = block_keys(state.rungs[index])
+    both = [there | block_keys(state.rungs[other]) for other in others]
+    return max(sum(state.block_bytes[key] for key in keys) for keys in both)
 
 
 def block_keys(rung: Rung) -> frozenset[BlockKey]:

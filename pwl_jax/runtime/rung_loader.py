@@ -1,9 +1,11 @@
 """Makes rungs ready to answer in one executor, from the blocks that a climb holds there."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 
 from pwl_jax.ladder import Rung
+from pwl_jax.runtime.background import in_background
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.executor import Block, Executor
 from pwl_jax.runtime.policy import BlockKey, block_keys
@@ -45,19 +47,23 @@ class RungLoader:
         missing = block_keys(rung) - set(self._held)
         return sum(self.source.block_bytes[key] for key in missing)
 
-    def ready(self, index: int, rung: Rung, between: Callable[[], None]) -> Snapshot:
+    def ready(
+        self, index: int, rung: Rung, between: Callable[[], None], *, aside: bool = False
+    ) -> Snapshot:
         """A rung with all its blocks, not warm yet; those that are missing are loaded and held.
 
         Args:
           index: of the rung in the plan.
           rung: one that the source has checked.
           between: called before each block; may raise to break off.
+          aside: requests are being answered meanwhile, and go first.
         """
         for key in self.source.keys(rung):
             if key not in self._held:
                 between()
                 began, before = time.monotonic(), self.source.bytes_fetched
-                self._held[key] = self.source.load(*key)
+                load = functools.partial(self.source.load, *key)
+                self._held[key] = in_background(load) if aside else load()
                 self.seconds += time.monotonic() - began
                 self.bytes_loaded += self.source.bytes_fetched - before
         chain = self.source.chain(rung, self._held)

@@ -156,7 +156,7 @@ class LiveModelApp:
     def _answer(self, inputs: Any) -> Prediction:
         with self._metrics.timed():
             prediction = self._model.predict(inputs)
-        self._metrics.count_answers(prediction.rung, len(prediction.logits))
+        self._metrics.count_answers(prediction)
         return prediction
 
     async def _work(self, call: Callable[[], Any]) -> Any:
@@ -216,8 +216,8 @@ def status_document(model: LiveModel, name: str) -> dict[str, Any]:
     ]
     return {
         "model": name,
-        "executor": model.executor.name,
         **model.progress.to_dict(),
+        "executor": model.executor.name,
         "ladder": ladder,
         "answers_since": since,
         "events": [event.to_dict() for event in model.events[-20:]],

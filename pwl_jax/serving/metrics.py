@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from pwl_jax.runtime import LiveModel
+from pwl_jax.runtime import LiveModel, Prediction
 
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -24,7 +24,16 @@ class Metrics:
             "pwl_requests", "Answered requests", ("path", "status"), registry=self._registry
         )
         self._answers = Counter(
-            "pwl_predictions", "Answered images by rung", ("rung",), registry=self._registry
+            "pwl_predictions",
+            "Answered images by rung and executor",
+            ("rung", "executor"),
+            registry=self._registry,
+        )
+        self._executor = Gauge(
+            "pwl_executor",
+            "1 for the executor that answers",
+            ("executor",),
+            registry=self._registry,
         )
         self._latency = Histogram(
             "pwl_predict_seconds",
@@ -50,9 +59,10 @@ class Metrics:
         """Counts one finished request."""
         self._requests.labels(path, str(status)).inc()
 
-    def count_answers(self, rung: str, images: int) -> None:
-        """Counts the images a rung answered."""
-        self._answers.labels(rung).inc(images)
+    def count_answers(self, prediction: Prediction) -> None:
+        """Counts the images of an answer."""
+        labels = self._answers.labels(prediction.rung, prediction.executor)
+        labels.inc(len(prediction.logits))
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -70,4 +80,6 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text format."""
+        self._executor.clear()
+        self._executor.labels(self._model.executor.name).set(1)
         return generate_latest(self._registry)

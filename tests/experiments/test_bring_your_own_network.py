@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from experiments.examples.mobilenet_v2 import MobileNetV2Spec, digits_pair
 from pwl_jax.data import sources
 from pwl_jax.ladder import Composition
 from pwl_jax.models import SpecError, check_network
+from tests import doc_page
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "bring_your_own_network.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S)
+BLOCKS = doc_page.blocks("bring_your_own_network.md")
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 EXCERPTS = [text for kind, text in BLOCKS if kind == "python" and text.startswith("# ")]
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python" and not text.startswith("# ")]

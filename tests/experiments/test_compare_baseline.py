@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from pwl_jax.models import pair
 from pwl_jax.training import workdir
 from pwl_jax.training.config import DataConfig, RunConfig, run_config
 from pwl_jax.training.optimizer import OptimizerConfig
+from tests.commands import launched
 
 ROOT = Path(__file__).parents[2]
 RESNET = published("resnet", "cifar10")
@@ -278,17 +277,15 @@ def test_the_published_tables_are_whole():
             assert max(top1.values()) == top1["TTTT"]
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.compare_baseline", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_command(three, tmp_path):
     flags = ["--pair=resnet", "--data=cifar10", f"--output={tmp_path / 'out'}"]
-    done = run(f"--workdirs={','.join(three[:2])}", f"--results={tmp_path / 'seed2'}", *flags)
+    done = launched(
+        "experiments.compare_baseline",
+        f"--workdirs={','.join(three[:2])}",
+        f"--results={tmp_path / 'seed2'}",
+        *flags,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "out"
     assert done.stdout.strip() == (out / "comparison.md").read_text().strip()
@@ -312,11 +309,11 @@ def test_the_command(three, tmp_path):
 @pytest.mark.slow
 def test_a_mistake_is_one_line_and_writes_nothing(three, tmp_path):
     flags = ["--pair=resnet", "--data=cifar10", f"--output={tmp_path / 'out'}"]
-    done = run(f"--workdirs={three[0]},{three[0]}", *flags)
+    done = launched("experiments.compare_baseline", f"--workdirs={three[0]},{three[0]}", *flags)
     assert done.returncode == 1 and "both have seed 0" in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("mine")
-    done = run(f"--workdirs={three[0]}", *flags)
+    done = launched("experiments.compare_baseline", f"--workdirs={three[0]}", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "out: File exists" in done.stderr

@@ -18,6 +18,7 @@ from experiments.federated.fleet import Fleet
 from experiments.federated.messages import FederatedError, Message
 from experiments.federated.server import Round
 from experiments.federated.zipnn_baseline import zipnn_rounds
+from tests.commands import READS_EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +74,15 @@ def test_two_clients_train_from_the_servers_bits_with_fewer_bytes():
     assert all(gone(pid) for pid in clients)
 
 
+@pytest.fixture
+def killed(monkeypatch):
+    """For tests that kill clients, which inherit this."""
+    for name, value in READS_EXECUTABLES.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("killed")
 def test_a_killed_client_ends_the_command_with_one_line(tmp_path):
     command = [sys.executable, "-m", "experiments.federated_round", "--clients=2", "--rounds=400"]
     process = subprocess.Popen(
@@ -94,6 +103,7 @@ def test_a_killed_client_ends_the_command_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("killed")
 def test_the_run_goes_on_without_a_client_that_may_be_lost():
     clients = []
 

@@ -12,7 +12,7 @@ import pytest
 from experiments.faults import killed_runs, training_kills
 from experiments.faults.killed_runs import Before, Command, look, moments
 from pwl_jax.errors import UserError
-from tests import tiny_runs
+from tests import commands
 
 
 def test_twenty_kills_are_of_all_kinds():
@@ -75,6 +75,13 @@ def test_lines_that_differ_are_counted(tmp_path):
         assert training_kills._differing_lines(ours, theirs) == count
 
 
+@pytest.fixture(autouse=True)
+def killed(monkeypatch):
+    """What is started here inherits this."""
+    for name, value in commands.READS_EXECUTABLES.items():
+        monkeypatch.setenv(name, value)
+
+
 def checked(result, tmp_path, name, kills):
     assert result.returncode == 0, result.stdout + result.stderr
     document = json.loads((tmp_path / "training_kills" / f"{name}.json").read_text())
@@ -88,7 +95,7 @@ def checked(result, tmp_path, name, kills):
 @pytest.mark.slow
 def test_two_kills_change_no_bit(tmp_path):
     flags = ["--kills=2", "--feeding=device", f"--results={tmp_path}"]
-    result = tiny_runs.launched("experiments.faults.training_kills", *flags, timeout=900)
+    result = commands.launched("experiments.faults.training_kills", *flags, timeout=900)
     checked(result, tmp_path, "device_kills2_seed0", 2)
 
 
@@ -96,5 +103,5 @@ def test_two_kills_change_no_bit(tmp_path):
 @pytest.mark.parametrize("feeding", ["grain", "device"])
 def test_twenty_kills_change_no_bit(feeding, tmp_path):
     flags = ["--kills=20", "--seed=1", f"--feeding={feeding}", f"--results={tmp_path}"]
-    result = tiny_runs.launched("experiments.faults.training_kills", *flags, timeout=3000)
+    result = commands.launched("experiments.faults.training_kills", *flags, timeout=3000)
     checked(result, tmp_path, f"{feeding}_kills20_seed1", 20)

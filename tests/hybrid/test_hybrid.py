@@ -12,35 +12,29 @@ import pytest
 from pwl_jax.hybrid import HybridNetwork, MaskError, live_bytes, walk
 from pwl_jax.hybrid.masks import composition_of, leaf_names, mask_of, unit_of
 from pwl_jax.ladder import Composition, Unit
-from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.models.registry import PairSpec
-from tests.tiny_pairs import NETWORKS, tiny_pair
+from tests.tiny_models import images_of, tiny_model
+from tests.tiny_pairs import NETWORKS
 
 
 @functools.cache
 def make(family: str, **fields):
     """A small hybrid whose statistics differ from stream to stream, and a batch."""
-    spec = tiny_pair(family, **fields)
-    hybrid = HybridNetwork.from_pair(spec)
-    variables = initial_variables(hybrid.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
+    model = tiny_model(family, **fields)
+    variables = jax.tree.map(jnp.asarray, model.variables)
+    return model.hybrid, variables, jnp.asarray(images_of(model, 4))
 
-    def perturbed(path, leaf):
-        name = "/".join(k.key for k in path)
-        if name.endswith("mean"):
-            return jnp.asarray(rng.uniform(-0.05, 0.05, leaf.shape), jnp.float32)
-        return leaf * jnp.float32(rng.uniform(0.8, 1.2)) if "batch_stats" in name else leaf
 
-    variables = jax.tree_util.tree_map_with_path(perturbed, variables)
-    images = jax.random.normal(jax.random.key(1), (4, *spec.teacher.input_shape))
-    return hybrid, variables, images
+@functools.cache
+def compiled(hybrid):
+    return jax.jit(hybrid.run, static_argnums=0)
 
 
 def run_programs(hybrid, variables, composition, x):
     """The composition by its block programs, each compiled alone."""
-    run = jax.jit(hybrid.run, static_argnums=0)
     for unit in composition.units():
-        x = run(unit, hybrid.unit_variables(variables, unit, composition.entry(unit)), x)
+        entry = composition.entry(unit)
+        x = compiled(hybrid)(unit, hybrid.unit_variables(variables, unit, entry), x)
     return x
 
 
@@ -79,7 +73,11 @@ def test_every_mixed_composition_equals_its_programs_bit_for_bit():
 
 @pytest.mark.parametrize(
     "family",
-    ["lenet5", *(pytest.param(f, marks=pytest.mark.slow) for f in ("resnet", "vit"))],
+    [
+        "lenet5",
+        pytest.param("resnet", marks=pytest.mark.slow),
+        pytest.param("vit", marks=pytest.mark.long),
+    ],
 )
 def test_leaves_outside_the_mask_may_be_nan(family):
     hybrid, variables, images = make(family)
@@ -130,7 +128,7 @@ def test_stacked_masks_under_vmap_keep_nan_out():
         assert np.isfinite(leaf).all() if read else not np.asarray(leaf).any()
 
 
-@pytest.mark.parametrize("family", ["vgg", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["vgg", pytest.param("vit", marks=pytest.mark.long)])
 def test_every_stream_contributes_gradient(family):
     hybrid, variables, images = make(family)
 

@@ -1,9 +1,5 @@
 """--public_key and --against, on every command that opens a bundle."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -12,25 +8,12 @@ from pwl_jax.bundle import BundleReader, BundleWriter, Preprocessing
 from pwl_jax.ladder import EXACT, Unit
 from pwl_jax.runtime import LiveModel
 from tests import tiny_bundle as tiny
+from tests.commands import failed, launched
 
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
 from cryptography.hazmat.primitives import serialization as pem  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = {"inspect": [], "restore": ["--output=x"], "predict": ["--input=x.npy"], "serve": []}
-
-
-def run(command, *arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
-    )  # fmt: skip
-
-
-def failed(result, message):
-    assert result.returncode == 1, result.stdout
-    assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    return True
 
 
 def write(path, value, **options):
@@ -60,9 +43,9 @@ def folder(tmp_path_factory):
 def test_every_command_refuses_what_is_not_signed_by_the_key(folder, command):
     rest = [flag.replace("=", f"={folder}/", 1) for flag in COMMANDS[command]]
     flags = [f"--bundle={folder}/old", *rest]
-    wrong = run(command, *flags, f"--public_key={folder}/other.pem")
+    wrong = launched(f"launch.{command}", *flags, f"--public_key={folder}/other.pem")
     assert failed(wrong, "is not signed by the owner of this public key")
-    missing = run(command, *flags, f"--public_key={folder}/no.pem")
+    missing = launched(f"launch.{command}", *flags, f"--public_key={folder}/no.pem")
     assert failed(missing, "no.pem: No such file")
     assert not (folder / "x").exists()
 
@@ -70,7 +53,7 @@ def test_every_command_refuses_what_is_not_signed_by_the_key(folder, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_says_which_flag_a_delta_needs(folder, command):
     rest = [flag.replace("=", f"={folder}/", 1) for flag in COMMANDS[command]]
-    alone = run(command, f"--bundle={folder}/new", *rest)
+    alone = launched(f"launch.{command}", f"--bundle={folder}/new", *rest)
     assert failed(alone, "none is given: name that one's folder or address by --against")
 
 
@@ -80,12 +63,12 @@ def test_inspect_and_restore_with_both_flags(folder, tmp_path):
         f"--against={folder}/old",
         f"--public_key={folder}/public.pem",
     ]
-    shown = run("inspect", *flags, "--verify")
+    shown = launched("launch.inspect", *flags, "--verify")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert f"against     {BundleReader.open(folder / 'old').manifest_sha256}" in shown.stdout
     assert f"signed by the owner of {folder}/public.pem" in shown.stdout
     assert "2 tensors equal their originals to the bit" in shown.stdout
-    done = run("restore", *flags, f"--output={tmp_path}/x.safetensors")
+    done = launched("launch.restore", *flags, f"--output={tmp_path}/x.safetensors")
     assert (done.returncode, done.stderr) == (0, "")
     restored = load_file(tmp_path / "x.safetensors")
     np.testing.assert_array_equal(restored["a"], np.full((8, 8), 2.0, np.float32))

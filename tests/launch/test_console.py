@@ -1,35 +1,16 @@
-import subprocess
-import sys
-from pathlib import Path
+import functools
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import done, launched
 
-
-def pwl(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.console", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=False,
-    )
+pwl = functools.partial(launched, "launch.console")
 
 
 def test_a_command_gets_its_flags(bundle):
     shown = pwl("inspect", f"--bundle={bundle}", "--verify")
-    alone = subprocess.run(
-        [sys.executable, "-m", "launch.inspect", f"--bundle={bundle}", "--verify"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=True,
-    )
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, alone.stdout, "")
-    assert "TTT@exact" in shown.stdout
+    alone = done(launched("launch.inspect", f"--bundle={bundle}", "--verify"))
+    assert done(shown) == alone and "TTT@exact" in alone
 
 
 def test_help_of_a_command_is_its_own():

@@ -1,9 +1,6 @@
 """export, export_weights and predict --workdir, on a workdir that no training made."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -12,22 +9,14 @@ import pytest
 from pwl_jax.bundle import BundleReader
 from pwl_jax.interop import read_weights
 from pwl_jax.ladder import Composition
+from tests.commands import failed, launched
 from tests.export.networks import network_of, write_network
 from tests.tiny_models import images_of, tiny_model, write_workdir
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(command, **flags):
     given = (f"--{name}={value}" for name, value in flags.items() if value is not None)
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *given],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=240,
-        check=False,
-    )
+    return launched(f"launch.{command}", *given)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +108,21 @@ def test_mistakes_end_in_one_line(trained, tmp_path, command, change, status, me
         "predict": {"input": tmp_path / "x.npy", "output": tmp_path / "out"},
     }
     result = run(command, **{"workdir": trained, **own[command], **change})
-    assert result.returncode == status
-    assert result.stderr.startswith(f"launch.{command}: ") and message in result.stderr
-    assert result.stderr.count("\n") == 1 and result.stdout == ""
+    assert failed(result, message, status)
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+@pytest.mark.slow
+def test_what_export_refuses_leaves_all_as_it_was(trained, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("kept")
+    workdir = f"--workdir={trained}"
+    for arguments, message in (
+        ([workdir, f"--bundle={folder}"], "mine"),
+        ([workdir, f"--bundle={tmp_path / 'new'}", "--bits=9,exact"], "'9' is no precision"),
+        ([workdir, f"--bundle={tmp_path / 'new'}", "--bits=4"], "exact"),
+    ):
+        assert failed(launched("launch.export", *arguments), message)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert (folder / "notes.txt").read_text() == "kept"

@@ -2,9 +2,6 @@
 
 import pickle
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +12,7 @@ from pwl_jax.bundle.lazy_safetensors import SafetensorsFile
 from pwl_jax.bundle.safetensors_file import write_safetensors
 from pwl_jax.ladder import EXACT, Unit
 from pwl_jax.precision import Quantization, expand
+from tests.commands import done, failed, launched
 
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
 from cryptography.hazmat.primitives import serialization as pem  # noqa: E402
@@ -22,35 +20,19 @@ from cryptography.hazmat.primitives import serialization as pem  # noqa: E402
 # Each case is a process or several.
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 METADATA = {"format": "pt", "note": "zwölf\n\tZeilen"}
 FIRST = Quantization(channel_axis=0)
 UNIT = Unit("teacher", 0)
 
 
-def run(command, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
-    )  # fmt: skip
-
-
 def export(weights, bundle, *arguments):
-    return run(
-        "export", f"--weights={weights}", "--precision_only", f"--bundle={bundle}", *arguments
+    return launched(
+        "launch.export",
+        f"--weights={weights}",
+        "--precision_only",
+        f"--bundle={bundle}",
+        *arguments,
     )
-
-
-def done(result):
-    assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    return result.stdout
-
-
-def failed(result, message, status=1):
-    assert result.returncode == status, result.stdout
-    assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith("launch.") and not result.stdout
-    return True
 
 
 def model(seed=0):
@@ -111,12 +93,16 @@ def folder(tmp_path_factory):
 
 def test_every_tensor_comes_back_byte_for_byte_with_its_metadata(folder, tmp_path):
     flags = [f"--bundle={folder}/b", f"--public_key={folder}/own.public.pem"]
-    shown = done(run("restore", *flags, f"--output={tmp_path}/y.safetensors"))
+    shown = done(launched("launch.restore", *flags, f"--output={tmp_path}/y.safetensors"))
     assert shown.startswith("11 tensors, ") and "equal to the original by its hash" in shown
     assert_same(tmp_path / "y.safetensors", model())
     # The layout that is written is one for all, so the second time even the file is the same.
     done(export(tmp_path / "y.safetensors", tmp_path / "again", "--bits=4,8,exact"))
-    done(run("restore", f"--bundle={tmp_path}/again", f"--output={tmp_path}/z.safetensors"))
+    done(
+        launched(
+            "launch.restore", f"--bundle={tmp_path}/again", f"--output={tmp_path}/z.safetensors"
+        )
+    )
     restored = [(tmp_path / f"{name}.safetensors").read_bytes() for name in "yz"]
     assert restored[0] == restored[1]
     again, first = (BundleReader.open(path / "b" if path == folder else path / "again")
@@ -127,7 +113,9 @@ def test_every_tensor_comes_back_byte_for_byte_with_its_metadata(folder, tmp_pat
 @pytest.mark.parametrize("stage", [4, 8])
 def test_a_stage_is_what_expand_says_by_the_first_axis(folder, tmp_path, stage):
     target = tmp_path / "y.safetensors"
-    done(run("restore", f"--bundle={folder}/b", f"--output={target}", f"--stage={stage}"))
+    done(
+        launched("launch.restore", f"--bundle={folder}/b", f"--output={target}", f"--stage={stage}")
+    )
     expected = {
         name: expand(array, stage, (4, 8, EXACT), quantization=FIRST)
         for name, array in model().items()
@@ -139,9 +127,9 @@ def test_a_stage_is_what_expand_says_by_the_first_axis(folder, tmp_path, stage):
 
 def test_inspect_verifies_what_export_signed(folder):
     flags = [f"--bundle={folder}/b", "--verify"]
-    shown = done(run("inspect", *flags, f"--public_key={folder}/own.public.pem"))
+    shown = done(launched("launch.inspect", *flags, f"--public_key={folder}/own.public.pem"))
     assert "11 tensors equal their originals to the bit" in shown
-    foreign = run("inspect", *flags, f"--public_key={folder}/other.public.pem")
+    foreign = launched("launch.inspect", *flags, f"--public_key={folder}/other.public.pem")
     assert failed(foreign, "is not signed by the owner of this public key")
 
 
@@ -180,9 +168,13 @@ def test_a_file_without_a_tensor_to_code(tmp_path, tensors):
     done(export(write(tmp_path / "x", tensors), tmp_path / "b", "--bits=4,exact"))
     for stage in ("4", "exact"):
         target = tmp_path / stage
-        done(run("restore", f"--bundle={tmp_path}/b", f"--output={target}", f"--stage={stage}"))
+        done(
+            launched(
+                "launch.restore", f"--bundle={tmp_path}/b", f"--output={target}", f"--stage={stage}"
+            )
+        )
         assert_same(target, tensors, {})
-    done(run("inspect", f"--bundle={tmp_path}/b", "--verify"))
+    done(launched("launch.inspect", f"--bundle={tmp_path}/b", "--verify"))
 
 
 def header(dtype, size):
@@ -276,14 +268,14 @@ def test_a_delta_holds_what_changed_and_restores_the_new_tensors(folder, tmp_pat
     for number, against in ((1, names[0]), (2, f"{names[0]},{names[1]}")):
         target = tmp_path / f"restored{number}"
         flags = [f"--bundle={names[number]}", f"--against={against}", f"--output={target}"]
-        done(run("restore", *flags))
+        done(launched("launch.restore", *flags))
         assert_same(target, versions[number], {"version": str(number)})
-    lost = run(
-        "restore", f"--bundle={names[2]}", f"--output={tmp_path}/no", f"--against={names[1]}"
+    lost = launched(
+        "launch.restore", f"--bundle={names[2]}", f"--output={tmp_path}/no", f"--against={names[1]}"
     )
     assert failed(lost, "name that one's folder or address by --against")
     foreign = [f"--bundle={names[1]}", f"--output={tmp_path}/no", f"--against={folder}/b"]
-    assert failed(run("restore", *foreign), "none of those given is it")
+    assert failed(launched("launch.restore", *foreign), "none of those given is it")
     half = export(tmp_path / "2.safetensors", tmp_path / "b", f"--against={names[1]}")
     assert failed(half, "name that one's folder or address by --against")
     assert not (tmp_path / "no").exists() and not (tmp_path / "b").exists()

@@ -5,19 +5,14 @@ import pytest
 
 from pwl_jax.bundle.safetensors_file import read_safetensors
 from pwl_jax.training import workdir
+from tests.commands import failed, launched
 from tests.interop import baseline_reference as reference
 from tests.tiny_models import tiny_model, write_workdir
-from tests.tiny_runs import config_file, launched
+from tests.tiny_runs import config_file
 
 
 def content(folder):
     return read_safetensors((folder / "model.safetensors").read_bytes(), "")
-
-
-def one_line(result, command, message, status=1):
-    assert (result.returncode, result.stdout) == (status, "")
-    assert result.stderr.startswith(f"launch.{command}: ") and message in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +151,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(tmp_path, change, message):
     flags = {"checkpoint": tmp_path / "theirs", "workdir": "w", "data": "seven", **change}
     flags["workdir"] = tmp_path / flags["workdir"]
     given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    one_line(launched("launch.import_baseline", *given), "import_baseline", message)
+    assert failed(launched("launch.import_baseline", *given), message)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "theirs"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes"]
 
@@ -172,7 +167,7 @@ def test_mistakes_end_in_one_line_and_write_nothing(tmp_path, change, message):
 )
 def test_which_flags_go_together(imported, tmp_path, flags, message):
     given = [f"--workdir={imported / 'w'}", f"--output={tmp_path / 'out.safetensors'}", *flags]
-    one_line(launched("launch.export_weights", *given), "export_weights", message)
+    assert failed(launched("launch.export_weights", *given), message)
 
 
 @pytest.mark.slow
@@ -180,5 +175,5 @@ def test_a_vit_with_its_final_norm_cannot_go_out(tmp_path):
     write_workdir(tmp_path / "w", tiny_model("vit"))
     flags = [f"--workdir={tmp_path / 'w'}", "--format=baseline", f"--output={tmp_path / 'out'}"]
     result = launched("launch.export_weights", *flags)
-    one_line(result, "export_weights", "expected a ViT trained with final_norm=False")
+    assert failed(result, "expected a ViT trained with final_norm=False")
     assert not (tmp_path / "out").exists()

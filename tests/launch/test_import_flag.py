@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from tests import tiny_runs
+from tests import commands, tiny_runs
 from tests.tiny_models import tiny_model, write_workdir
 
 MODULE = """
@@ -49,9 +49,9 @@ def mine(tmp_path):
 def launched(mine, name, *more):
     (mine / "out").mkdir(exist_ok=True)
     flags = [flag.format(run=mine / "run", out=mine / "out") for flag in COMMANDS[name]]
-    line, environment = tiny_runs.command(f"launch.{name}", *flags, *more)
+    line, environment = commands.command(f"launch.{name}", *flags, *more)
     environment["PYTHONPATH"] += f":{mine / 'code'}"
-    return tiny_runs.finished(line, environment)
+    return commands.finished(line, environment)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from experiments.configs import imported, recipes
 from pwl_jax.training import workdir
 from pwl_jax.training.checkpoints import CheckpointError
 from pwl_jax.training.config import DataConfig, RunConfig, run_config
-from tests import tiny_runs
+from tests import commands
 from tests.interop.foreign_checkpoints import tensors_of, write
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def import_teacher(root, *arguments, source="timm", blocks="2"):
-    return tiny_runs.launched(
+    return commands.launched(
         "launch.import_teacher",
         f"--source={source}:{root}/checkpoint",
         f"--blocks={blocks}",
@@ -87,7 +87,7 @@ def test_the_config_of_a_workdir_takes_its_pair_and_its_images(folder):
 @pytest.mark.parametrize("task", ["train_teacher", "distill"])
 def test_it_is_trained_on_and_distilled_from(folder, task, tmp_path):
     flag = {"train_teacher": "--init", "distill": "--teacher"}[task]
-    result = tiny_runs.launched(
+    result = commands.launched(
         f"launch.{task}",
         f"--config=experiments/configs/imported.py:{folder}/teacher",
         f"{flag}={folder}/teacher",
@@ -108,7 +108,7 @@ def test_it_is_trained_on_and_distilled_from(folder, task, tmp_path):
     np.testing.assert_array_equal(
         teacher["layer0"]["mlp_in"]["kernel"], before["layer0"]["mlp_in"]["kernel"]
     )
-    exported = tiny_runs.launched(
+    exported = commands.launched(
         "launch.export", f"--workdir={tmp_path}/run", f"--bundle={tmp_path}/b", "--bits=exact"
     )
     assert exported.returncode == 0, exported.stderr

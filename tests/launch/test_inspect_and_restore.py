@@ -1,7 +1,4 @@
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,29 +9,11 @@ from pwl_jax.ladder import EXACT, Unit
 from pwl_jax.precision import expand, quantizable
 from pwl_jax.serving import serve_folder
 from tests import tiny_bundle as tiny
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(command, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        check=False,
-    )
-
-
-def failed(result, message):
-    assert result.returncode == 1
-    assert message in result.stderr and result.stderr.count("\n") == 1
-    return True
+from tests.commands import failed, launched
 
 
 def test_inspect_shows_the_ladder(bundle):
-    result = run("inspect", f"--bundle={bundle}")
+    result = launched("launch.inspect", f"--bundle={bundle}")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert "pair        tiny" in lines and "blocks      3" in lines and "input       8x8x3" in lines
@@ -47,7 +26,7 @@ def test_inspect_shows_the_ladder(bundle):
 
 def test_inspect_verifies_over_http(bundle):
     with serve_folder(bundle) as url:
-        result = run("inspect", f"--bundle={url}", "--verify")
+        result = launched("launch.inspect", f"--bundle={url}", "--verify")
     assert result.returncode == 0
     assert f"{len(tiny.all_tensors())} tensors equal their originals" in result.stdout
 
@@ -57,19 +36,23 @@ def test_inspect_names_damaged_files(bundle, tmp_path):
     first, second = sorted((folder / "shards").iterdir())[:2]
     first.write_bytes(first.read_bytes() + b"x")
     second.unlink()
-    result = run("inspect", f"--bundle={folder}", "--verify")
-    assert failed(result, first.name) and second.name in result.stderr
+    result = launched("launch.inspect", f"--bundle={folder}", "--verify")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert first.name in result.stderr and second.name in result.stderr
 
 
 @pytest.mark.parametrize("command", ["inspect", "restore"])
 def test_no_bundle(command, tmp_path):
     flags = [f"--output={tmp_path}/x"] if command == "restore" else []
-    assert failed(run(command, "--bundle=/no/such", *flags), "/no/such is no folder with a bundle")
+    assert failed(
+        launched(f"launch.{command}", "--bundle=/no/such", *flags),
+        "/no/such is no folder with a bundle",
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_restore_gives_the_originals(bundle, tmp_path):
-    result = run("restore", f"--bundle={bundle}", f"--output={tmp_path}/x.safetensors")
+    result = launched("launch.restore", f"--bundle={bundle}", f"--output={tmp_path}/x.safetensors")
     assert (result.returncode, result.stderr) == (0, "")
     restored, originals = load_file(tmp_path / "x.safetensors"), tiny.all_tensors()
     assert restored.keys() == originals.keys()
@@ -79,7 +62,9 @@ def test_restore_gives_the_originals(bundle, tmp_path):
 
 
 def test_restore_at_a_stage_gives_what_a_receiver_sees(bundle, tmp_path):
-    result = run("restore", f"--bundle={bundle}", f"--output={tmp_path}/x.safetensors", "--stage=4")
+    result = launched(
+        "launch.restore", f"--bundle={bundle}", f"--output={tmp_path}/x.safetensors", "--stage=4"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     restored, coded = load_file(tmp_path / "x.safetensors"), 0
     for name, original in tiny.all_tensors().items():
@@ -100,10 +85,13 @@ def test_restore_bfloat16_without_programs_or_ladder(tmp_path):
         writer.finish(
             pair={}, preprocessing=Preprocessing((8, 8, 1), (0.0,), (1.0,)), classes=(), blocks=1
         )
-    result = run("inspect", f"--bundle={tmp_path}/bundle", "--verify")
+    result = launched("launch.inspect", f"--bundle={tmp_path}/bundle", "--verify")
     assert result.returncode == 0 and "no ladder" in result.stdout
     target = tmp_path / "x.safetensors"
-    assert run("restore", f"--bundle={tmp_path}/bundle", f"--output={target}").returncode == 0
+    assert (
+        launched("launch.restore", f"--bundle={tmp_path}/bundle", f"--output={target}").returncode
+        == 0
+    )
     data = target.read_bytes()
     assert b'"dtype":"BF16"' in data and patterns.tobytes() in data
 
@@ -117,7 +105,7 @@ def test_restore_bfloat16_without_programs_or_ladder(tmp_path):
 )
 def test_restore_refuses_unknown_stages(bundle, tmp_path, stage, message):
     flags = [f"--bundle={bundle}", f"--output={tmp_path}/x", f"--stage={stage}"]
-    assert failed(run("restore", *flags), message)
+    assert failed(launched("launch.restore", *flags), message)
     assert not list(tmp_path.iterdir())
 
 
@@ -127,5 +115,7 @@ def test_restore_writes_nothing_from_a_damaged_bundle(bundle, tmp_path):
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    assert failed(run("restore", f"--bundle={folder}", f"--output={tmp_path}/x"), shard.name)
+    assert failed(
+        launched("launch.restore", f"--bundle={folder}", f"--output={tmp_path}/x"), shard.name
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

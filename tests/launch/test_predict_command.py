@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,20 +5,9 @@ from PIL import Image
 from pwl_jax.runtime import LiveModel
 from pwl_jax.serving import serve_folder
 from tests import tiny_bundle as tiny
+from tests.commands import failed, launched
 
-ROOT = Path(__file__).parents[2]
 IMAGES = np.random.default_rng(7).normal(size=(3, *tiny.INPUT_SHAPE)).astype(np.float32)
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.predict", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -33,8 +18,12 @@ def batch(tmp_path):
 
 def test_logits_of_a_batch_over_http(bundle, batch, tmp_path):
     with serve_folder(bundle) as url:
-        result = run(
-            f"--bundle={url}", f"--input={batch}", "--rung=TSS@4", f"--output={tmp_path}/logits.npy"
+        result = launched(
+            "launch.predict",
+            f"--bundle={url}",
+            f"--input={batch}",
+            "--rung=TSS@4",
+            f"--output={tmp_path}/logits.npy",
         )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("rung TSS@4, executor onnxruntime\n")
@@ -48,7 +37,7 @@ def test_logits_of_a_batch_over_http(bundle, batch, tmp_path):
 def test_an_image_by_the_best_rung(bundle, tmp_path):
     pixels = np.random.default_rng(8).integers(0, 256, tiny.INPUT_SHAPE, dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    result = run(f"--bundle={bundle}", f"--input={tmp_path}/image.png")
+    result = launched("launch.predict", f"--bundle={bundle}", f"--input={tmp_path}/image.png")
     assert (result.returncode, result.stderr) == (0, "")
     with LiveModel.open(bundle, climb=False) as model:
         label = model.predict(pixels).labels[0]
@@ -72,7 +61,5 @@ def test_an_image_by_the_best_rung(bundle, tmp_path):
 )
 def test_mistakes_end_in_one_line(bundle, batch, change, status, message):
     flags = {"bundle": bundle, "input": batch, **change}
-    result = run(*(f"--{name}={value}" for name, value in flags.items()))
-    assert result.returncode == status
-    assert result.stderr.startswith("launch.predict: ") and message in result.stderr
-    assert result.stderr.count("\n") == 1
+    result = launched("launch.predict", *(f"--{name}={value}" for name, value in flags.items()))
+    assert failed(result, message, status)

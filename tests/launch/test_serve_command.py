@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import tiny_bundle as tiny
+from tests.commands import failed, launched
 from tests.http_call import call
 
 ROOT = Path(__file__).parents[2]
@@ -53,14 +54,4 @@ def test_serves_climbs_and_stops_on_a_signal(bundle, number):
     ],
 )
 def test_mistakes_end_in_one_line(arguments, status, message):
-    result = subprocess.run(
-        [sys.executable, "-m", "launch.serve", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == status
-    assert result.stderr.startswith("launch.serve: ") and message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert failed(launched("launch.serve", *arguments), message, status)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests import tiny_runs
+from tests import commands, tiny_runs
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def test_a_run_that_blows_up_says_so_in_one_line_and_goes_on_with_a_lower_rate(t
     )
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     high = "--config.optimizer.learning_rate=1e9"
-    result = tiny_runs.launched("launch.train_teacher", *flags, high, "--profile=1,1")
+    result = commands.launched("launch.train_teacher", *flags, high, "--profile=1,1")
     assert result.returncode == 1 and not result.stdout
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("launch.train_teacher: step ") and "is not finite (" in last
@@ -30,9 +30,9 @@ def test_a_run_that_blows_up_says_so_in_one_line_and_goes_on_with_a_lower_rate(t
     # The trace was begun before, and is whole.
     (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    result = tiny_runs.launched("launch.train_teacher", *flags)
+    result = commands.launched("launch.train_teacher", *flags)
     assert result.returncode == 1 and "learning_rate: 0.02, there 1000000000.0" in result.stderr
-    result = tiny_runs.launched("launch.train_teacher", *flags, "--change_config")
+    result = commands.launched("launch.train_teacher", *flags, "--change_config")
     assert result.returncode == 0, result.stderr
     assert "validation/teacher/top1" in result.stdout
     assert tiny_runs.trained_steps(tmp_path / "run") == list(range(1, 9))
@@ -53,7 +53,7 @@ def test_a_run_that_blows_up_says_so_in_one_line_and_goes_on_with_a_lower_rate(t
 )
 def test_what_is_wrong_is_one_line(tmp_path, module, arguments, status, message):
     where = tmp_path / "new"
-    result = tiny_runs.launched(f"launch.{module}", *(a.format(where) for a in arguments))
+    result = commands.launched(f"launch.{module}", *(a.format(where) for a in arguments))
     assert (result.returncode, result.stdout) == (status, "")
     assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert not where.exists()
@@ -70,7 +70,7 @@ def test_what_is_wrong_is_one_line(tmp_path, module, arguments, status, message)
 )
 def test_processes_that_cannot_join_say_so_in_one_line(flags, message, tmp_path):
     config = tiny_runs.config_file(tmp_path / "config.py")
-    result = tiny_runs.launched(
+    result = commands.launched(
         "launch.train_teacher", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags
     )
     assert result.returncode == 1

@@ -16,7 +16,16 @@ from pwl_jax.training.optimizer import OptimizerConfig, params_of, with_params
 from pwl_jax.training.step import device_mesh, mapped_step, replicate, shard_batch
 from pwl_jax.training.tasks import distillation_task
 from tests.parity.results import TERMS, Logits, Loss
-from tests.parity.settings import BATCH, LEARNING_RATE, LOSS_STEP, SEED, STEPS, Setting, loss_key
+from tests.parity.settings import (
+    BATCH,
+    LEARNING_RATE,
+    LOSS_STEP,
+    SEED,
+    STEPS,
+    CrossMode,
+    Setting,
+    loss_key,
+)
 
 
 @functools.cache
@@ -30,13 +39,13 @@ def logits(given: Setting, count: int) -> Logits:
     }
 
 
-def objective(cross: str) -> Objective:
+def objective(cross: CrossMode) -> Objective:
     """The baseline's."""
-    return Objective(cross=cross, align_streams=False)  # type: ignore[arg-type]
+    return Objective(cross=cross, align_streams=False)
 
 
 @functools.cache
-def loss(given: Setting, cross: str) -> Loss:
+def loss(given: Setting, cross: CrossMode) -> Loss:
     """Of the batch of step `LOSS_STEP`."""
     images = jnp.asarray(given.images(BATCH, LOSS_STEP))
     labels = jnp.asarray(given.batch(LOSS_STEP)["label"])
@@ -55,7 +64,7 @@ def loss(given: Setting, cross: str) -> Loss:
 
 
 @functools.cache
-def trained(given: Setting, cross: str) -> Variables:
+def trained(given: Setting, cross: CrossMode) -> Variables:
     """After all steps of a schedule of as many: the step of `launch.distill` on one device."""
     config = RunConfig(
         task="distill",

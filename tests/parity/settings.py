@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Literal
 
 import jax
 import numpy as np
@@ -27,7 +28,8 @@ where one does, PyTorch in float32 leaves PyTorch in float64 by more than the bo
 LOSS_STEP = 0
 """A step whose draw goes from student to teacher blocks and back, whatever the number of blocks."""
 
-CROSS_MODES = ("random", "all")
+CrossMode = Literal["random", "all"]
+CROSS_MODES: tuple[CrossMode, ...] = ("random", "all")
 
 StateDict = dict[str, torch.Tensor]
 

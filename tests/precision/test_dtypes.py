@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from pwl_jax.precision import PrecisionError, decode_tensor, encode_tensor, tensor_sha256
-from pwl_jax.precision.dtypes import cast_patterns, dtype_name, float_values, patterns_of
+from pwl_jax.precision.dtypes import (
+    aligned_empty,
+    cast_patterns,
+    dtype_name,
+    float_values,
+    patterns_of,
+)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
@@ -48,3 +54,11 @@ def test_without_ml_dtypes_bit_patterns_stand_for_bfloat16(monkeypatch):
 def test_other_types_are_refused(array):
     with pytest.raises(PrecisionError, match="no tensor can be"):
         dtype_name(array)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u4", "<u8"])
+def test_aligned_arrays_begin_where_xla_takes_them(dtype):
+    for size in (0, 1, 1000):
+        found = aligned_empty(size, np.dtype(dtype))
+        assert (found.shape, found.dtype) == ((size,), np.dtype(dtype))
+        assert found.ctypes.data % 64 == 0 and found.flags.writeable

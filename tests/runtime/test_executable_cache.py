@@ -8,13 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from pwl_jax.runtime.executable_cache import ExecutableCache
 from pwl_jax.runtime.jax_executor import JaxExecutor
 from tests import tiny_bundle as tiny
-from tests.runtime.test_jax_executor import IMAGES, chain_of, steps_of
 
 ROOT = Path(__file__).parents[2]
+IMAGES = np.random.default_rng(1).normal(size=(4, *tiny.INPUT_SHAPE)).astype(np.float32)
 PROGRAM = """
 import sys
 import numpy as np
@@ -25,6 +26,16 @@ with LiveModel.open(sys.argv[1], executor="jax", climb=False, rung="TSS@exact") 
     np.save(sys.argv[3], logits)
     print(model.executor.compiles)
 """
+
+
+@pytest.fixture
+def without_jaxs_cache():
+    """What JAX's own cache gives cannot be serialised again."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    reset_cache()
 
 
 def test_what_is_stored_comes_back_and_nothing_else(tmp_path):
@@ -115,37 +126,57 @@ def test_the_environment_names_the_folder_or_none(tmp_path, monkeypatch):
     assert ExecutableCache.default().folder == tmp_path / "pwl_jax" / "executables"
 
 
+@pytest.mark.usefixtures("without_jaxs_cache")
 def test_a_second_executor_compiles_nothing_and_answers_the_same(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     first, second = JaxExecutor(cache=cache), JaxExecutor(cache=cache)
-    logits = first.run(chain_of(first, "TST"), IMAGES)
-    again = second.run(chain_of(second, "TST"), IMAGES)
-    units = len(steps_of(first, "TST"))
+    logits = first.run(tiny.chain_of(first, "TST"), IMAGES)
+    again = second.run(tiny.chain_of(second, "TST"), IMAGES)
+    units = len(tiny.steps_of(first, "TST"))
     assert (first.compiles, second.compiles) == (units, 0)
     np.testing.assert_array_equal(logits, again)
-    second.run(chain_of(second, "TST"), IMAGES[:3])
+    second.run(tiny.chain_of(second, "TST"), IMAGES[:3])
     assert second.compiles == units
 
 
+@pytest.mark.usefixtures("without_jaxs_cache")
 def test_executables_of_another_device_are_not_taken(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     devices = jax.local_devices()[:2]
     executors = [JaxExecutor(device, cache) for device in devices]
-    answers = [executor.run(chain_of(executor, "SSS"), IMAGES) for executor in executors]
+    answers = [executor.run(tiny.chain_of(executor, "SSS"), IMAGES) for executor in executors]
     np.testing.assert_array_equal(*answers)
     assert [executor.compiles for executor in executors] == [tiny.BLOCKS] * 2
 
 
+def test_where_jaxs_own_cache_is_on_it_serves_alone(tmp_path, monkeypatch):
+    """Else an executable from there would be kept here, and fail in every later process."""
+    monkeypatch.setenv("PWL_EXECUTABLE_CACHE", str(tmp_path / "cache"))
+    assert jax.config.jax_compilation_cache_dir
+    executor = JaxExecutor()
+    executor.run(tiny.chain_of(executor, "SSS"), IMAGES)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("without_jaxs_cache")
+def test_by_default_the_named_folder_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("PWL_EXECUTABLE_CACHE", str(tmp_path / "cache"))
+    executor = JaxExecutor()
+    executor.run(tiny.chain_of(executor, "SSS"), IMAGES)
+    assert len(list((tmp_path / "cache").iterdir())) >= tiny.BLOCKS
+
+
+@pytest.mark.usefixtures("without_jaxs_cache")
 def test_whatever_the_cache_holds_the_answer_is_right(tmp_path):
     cache = ExecutableCache(tmp_path / "cache")
     executor = JaxExecutor(cache=cache)
-    logits = executor.run(chain_of(executor, "SSS"), IMAGES)
+    logits = executor.run(tiny.chain_of(executor, "SSS"), IMAGES)
     # Whole and this user's own, yet no executable.
     for data in (b"", b"nonsense", pickle.dumps(("a", "b", "c")), pickle.dumps(7)):
         monkey = ExecutableCache(tmp_path / "cache")
         monkey.load = lambda *key, data=data: data  # type: ignore[method-assign]
         other = JaxExecutor(cache=monkey)
-        np.testing.assert_array_equal(other.run(chain_of(other, "SSS"), IMAGES), logits)
+        np.testing.assert_array_equal(other.run(tiny.chain_of(other, "SSS"), IMAGES), logits)
         assert other.compiles == tiny.BLOCKS
 
 
@@ -153,6 +184,7 @@ def test_whatever_the_cache_holds_the_answer_is_right(tmp_path):
 def test_the_next_process_compiles_nothing(bundle, tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     environment = {**os.environ, "PWL_EXECUTABLE_CACHE": str(tmp_path / "cache")}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
     compiles = []
     for name in ("one.npy", "two.npy"):
         done = subprocess.run(

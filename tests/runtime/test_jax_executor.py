@@ -10,28 +10,9 @@ TENSORS = tiny.all_tensors()
 IMAGES = np.random.default_rng(1).normal(size=(4, *tiny.INPUT_SHAPE)).astype(np.float32)
 
 
-def read(executor, unit, data=None, bindings=None):
-    if bindings is None:
-        bindings = {stream: tiny.arguments(unit, stream) for stream in tiny.streams(unit)}
-    return executor.read_program(unit, tiny.program(unit) if data is None else data, bindings)
-
-
-def steps_of(executor, composition, tensors=TENSORS):
-    parsed = Composition.parse(composition)
-    steps = []
-    for unit in parsed.units():
-        block = executor.load(read(executor, unit), tiny.unit_tensors(unit, tensors))
-        steps.append(Step(block, parsed.stream(unit)))
-    return steps
-
-
-def chain_of(executor, composition, tensors=TENSORS):
-    return executor.join(steps_of(executor, composition, tensors))
-
-
 @pytest.mark.parametrize("composition", [str(c) for c in Composition.all(tiny.BLOCKS)])
 def test_every_composition_agrees_with_numpy(executor, composition):
-    logits = executor.run(chain_of(executor, composition), IMAGES)
+    logits = executor.run(tiny.chain_of(executor, composition), IMAGES)
     expected = tiny.reference_logits(TENSORS, composition, IMAGES)
     assert logits.dtype == np.float32
     # float32 against float64 over a handful of small matrix products.
@@ -40,7 +21,7 @@ def test_every_composition_agrees_with_numpy(executor, composition):
 
 def test_streams_bind_their_own_statistics(executor):
     """The same blocks answer differently in another stream, so the check above has teeth."""
-    chain = chain_of(executor, "TSS")
+    chain = tiny.chain_of(executor, "TSS")
     wrong = executor.join([Step(step.block, "own") for step in chain.steps])
     assert np.abs(executor.run(chain, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
 
@@ -54,16 +35,16 @@ def test_one_compile_for_each_unit_and_batch_size():
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        executor.warm(chain_of(executor, "TTT"), IMAGES)
+        executor.warm(tiny.chain_of(executor, "TTT"), IMAGES)
         assert executor.compiles == tiny.BLOCKS
-        executor.warm(chain_of(executor, "TTT"), IMAGES[:2])
+        executor.warm(tiny.chain_of(executor, "TTT"), IMAGES[:2])
         assert executor.compiles == 2 * tiny.BLOCKS
         compiled.clear()
         other = {name: tensor + 1 for name, tensor in TENSORS.items()}
-        executor.run(chain_of(executor, "TTT", other), IMAGES)
-        executor.run(chain_of(executor, "TTT"), IMAGES[:2])
+        executor.run(tiny.chain_of(executor, "TTT", other), IMAGES)
+        executor.run(tiny.chain_of(executor, "TTT"), IMAGES[:2])
         assert not compiled
-        executor.run(chain_of(executor, "TTT"), IMAGES[:3])
+        executor.run(tiny.chain_of(executor, "TTT"), IMAGES[:3])
         assert len(compiled) == tiny.BLOCKS
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
@@ -73,7 +54,7 @@ def test_only_what_the_program_reads_is_held(executor):
     unit = Unit("teacher", 1)
     tensors = tiny.unit_tensors(unit, TENSORS)
     block = executor.load(
-        read(executor, unit), {**tensors, "teacher/params/unused": np.zeros(1000)}
+        tiny.read(executor, unit), {**tensors, "teacher/params/unused": np.zeros(1000)}
     )
     assert block.nbytes == sum(tensor.nbytes for tensor in tensors.values())
 
@@ -83,25 +64,25 @@ def test_bytes_that_are_no_program(executor):
     data = tiny.program(unit)
     for damaged in (b"", b"hello", data[: len(data) // 2]):
         with pytest.raises(ExecutorError, match="program of teacher/0 is no StableHLO program"):
-            read(executor, unit, damaged)
+            tiny.read(executor, unit, damaged)
 
 
 def test_bindings_that_do_not_fit_the_program(executor):
     unit = Unit("teacher", 0)
     with pytest.raises(ExecutorError, match="takes 6 arguments; its binding 'own' names 4 tensors"):
-        read(executor, unit, bindings={"own": tiny.arguments(unit)[:-1]})
+        tiny.read(executor, unit, bound={"own": tiny.arguments(unit)[:-1]})
 
 
 def test_program_for_another_backend(executor):
     exported = jax.export.export(jax.jit(lambda x: x), platforms=["tpu"])(np.zeros(2, np.float32))
     with pytest.raises(ExecutorError, match="was exported for tpu; this machine's backend is cpu"):
-        read(executor, Unit("teacher", 0), bytes(exported.serialize()), {"own": []})
+        tiny.read(executor, Unit("teacher", 0), bytes(exported.serialize()), {"own": []})
 
 
 def test_tensors_that_do_not_fit_the_program(executor):
     unit = Unit("teacher", 1)
     tensors = tiny.unit_tensors(unit, TENSORS)
-    program = read(executor, unit)
+    program = tiny.read(executor, unit)
     kernel = "teacher/params/block1/kernel"
     with pytest.raises(ExecutorError, match=f"reads '{kernel}', which no shard holds"):
         executor.load(program, {name: t for name, t in tensors.items() if name != kernel})

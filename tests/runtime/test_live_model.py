@@ -9,7 +9,7 @@ from PIL import Image
 from pwl_jax.bundle import BundleReader
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Composition, Rung
-from pwl_jax.runtime import LiveModel, LiveModelError, NotReadyError
+from pwl_jax.runtime import Decision, LiveModel, LiveModelError, NotReadyError, create_executor
 from pwl_jax.serving import serve_folder
 from tests import tiny_bundle as tiny
 
@@ -344,3 +344,37 @@ def test_a_failing_listener_does_not_stop_the_climb(bundle, caplog, executor):
 def test_reader_can_be_given(bundle):
     with LiveModel(BundleReader.open(bundle)) as model:
         assert model.wait("SSS@4", timeout=SECONDS) in tiny.RUNGS
+
+
+def test_demote_in_the_middle_of_a_climb_frees_what_was_loaded_for_it(bundle):
+    """The second block of the teacher does not come until the model was told to go back down."""
+    inner, gate, waiting = create_executor("jax"), threading.Event(), threading.Event()
+
+    class Gated:
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+        def load(self, program, *arguments, **options):
+            if str(program.unit) == "teacher/1":
+                waiting.set()
+                gate.wait(SECONDS)
+            return inner.load(program, *arguments, **options)
+
+    class Jump:
+        def next_rung(self, state):
+            top = len(state.rungs) - 1
+            return Decision(None if state.current == top else 0 if state.current < 0 else top)
+
+    rungs = [tiny.RUNGS[0], tiny.RUNGS[-1]]
+    with LiveModel.open(bundle, executor=Gated(), policy=Jump()) as model:
+        assert waiting.wait(SECONDS)
+        assert model.live_bytes > bytes_of("SSS")
+        model.demote(rungs[0])
+        gate.set()
+        model.wait(timeout=SECONDS)
+        deadline = time.monotonic() + SECONDS
+        while model.live_bytes > bytes_of("SSS") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (model.rung, model.live_bytes) == ("SSS@4", bytes_of("SSS"))
+        model.promote()
+        assert model.wait(rungs[1], SECONDS) == "TTT@exact"

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from pwl_jax.ladder import Composition, Unit
-from pwl_jax.runtime import ExecutorError, LiveModel, Step, create_executor
+from pwl_jax.runtime import ExecutorError, LiveModel, Step, create_executor, onnx_executor
 from tests import tiny_bundle as tiny
 
 pytest.importorskip("onnxruntime")
@@ -23,28 +23,9 @@ def executor():
     return create_executor("onnxruntime", ["stablehlo", "onnx"])
 
 
-def read(executor, unit, data=None, bindings=None):
-    if bindings is None:
-        bindings = {stream: tiny.arguments(unit, stream) for stream in tiny.streams(unit)}
-    return executor.read_program(unit, tiny.onnx_model(unit) if data is None else data, bindings)
-
-
-def steps_of(executor, composition, tensors=TENSORS):
-    parsed = Composition.parse(composition)
-    steps = []
-    for unit in parsed.units():
-        block = executor.load(read(executor, unit), tiny.unit_tensors(unit, tensors))
-        steps.append(Step(block, parsed.stream(unit)))
-    return steps
-
-
-def chain_of(executor, composition, tensors=TENSORS):
-    return executor.join(steps_of(executor, composition, tensors))
-
-
 @pytest.mark.parametrize("composition", [str(c) for c in Composition.all(tiny.BLOCKS)])
 def test_every_composition_agrees_with_numpy(executor, composition):
-    chain = chain_of(executor, composition)
+    chain = tiny.chain_of(executor, composition)
     for count in (4, 1, 3):
         logits = executor.run(chain, IMAGES[:count])
         expected = tiny.reference_logits(TENSORS, composition, IMAGES[:count])
@@ -53,14 +34,14 @@ def test_every_composition_agrees_with_numpy(executor, composition):
 
 
 def test_streams_bind_their_own_statistics(executor):
-    chain = chain_of(executor, "TSS")
+    chain = tiny.chain_of(executor, "TSS")
     wrong = executor.join([Step(step.block, "own") for step in chain.steps])
     assert np.abs(executor.run(chain, IMAGES) - executor.run(wrong, IMAGES)).max() > 1e-3
 
 
 def test_one_session_for_a_whole_composition():
     executor = create_executor("onnxruntime", ["onnx"])
-    chain = chain_of(executor, "TSS")
+    chain = tiny.chain_of(executor, "TSS")
     assert executor.compiles == 1
     executor.warm(chain, IMAGES)
     executor.run(chain, IMAGES[:3])
@@ -72,7 +53,7 @@ def test_one_session_for_a_whole_composition():
 
 def test_equal_programs_with_other_weights_stay_apart(executor):
     """Blocks of one composition may share a program's bytes, never weights."""
-    first = read(executor, Unit("teacher", 1))
+    first = tiny.read(executor, Unit("teacher", 1))
     second = executor.read_program(
         Unit("teacher", 2), tiny.onnx_model(Unit("teacher", 1)), first.bindings
     )
@@ -89,7 +70,7 @@ def test_equal_programs_with_other_weights_stay_apart(executor):
 
 def test_a_chain_that_is_dropped_frees_its_session_and_weights(executor):
     """Nothing is kept of it but what another chain or request still refers to."""
-    chain = chain_of(executor, "TSS")
+    chain = tiny.chain_of(executor, "TSS")
     pinned = executor.join(chain.steps[:2])
     session, kept = weakref.ref(chain.function), weakref.ref(chain.steps[0].block)
     freed = weakref.ref(chain.steps[-1].block)
@@ -102,8 +83,8 @@ def test_a_chain_that_is_dropped_frees_its_session_and_weights(executor):
 def test_other_weights_give_other_answers(executor):
     """Constants are of the session that was made with them."""
     other = {name: tensor + 1 for name, tensor in TENSORS.items()}
-    before = executor.run(chain := chain_of(executor, "TTT"), IMAGES)
-    changed = executor.run(chain_of(executor, "TTT", other), IMAGES)
+    before = executor.run(chain := tiny.chain_of(executor, "TTT"), IMAGES)
+    changed = executor.run(tiny.chain_of(executor, "TTT", other), IMAGES)
     expected = tiny.reference_logits(other, "TTT", IMAGES)
     np.testing.assert_allclose(changed, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(executor.run(chain, IMAGES), before)
@@ -112,7 +93,7 @@ def test_other_weights_give_other_answers(executor):
 def test_blocks_keep_their_weights_alive(executor):
     """ONNX Runtime reads weights in place: what nobody else holds must not be freed under it."""
     tensors = {name: tensor.copy() for name, tensor in TENSORS.items()}
-    chain = chain_of(executor, "TST", tensors)
+    chain = tiny.chain_of(executor, "TST", tensors)
     shapes = [tensor.shape for tensor in tensors.values()]
     del tensors
     gc.collect()
@@ -128,8 +109,8 @@ def test_narrow_floats_are_widened(executor):
     narrow = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in TENSORS.items()}
     wide = {name: tensor.astype(np.float32) for name, tensor in narrow.items()}
     np.testing.assert_array_equal(
-        executor.run(chain_of(executor, "STS", narrow), IMAGES),
-        executor.run(chain_of(executor, "STS", wide), IMAGES),
+        executor.run(tiny.chain_of(executor, "STS", narrow), IMAGES),
+        executor.run(tiny.chain_of(executor, "STS", wide), IMAGES),
     )
 
 
@@ -138,7 +119,9 @@ def test_a_live_model_climbs_to_the_same_teacher(bundle, executor):
         assert model.wait(timeout=60) == "TTT@exact"
         answer = model.predict(IMAGES)
     assert (answer.rung, answer.executor) == ("TTT@exact", "onnxruntime")
-    np.testing.assert_array_equal(answer.logits, executor.run(chain_of(executor, "TTT"), IMAGES))
+    np.testing.assert_array_equal(
+        answer.logits, executor.run(tiny.chain_of(executor, "TTT"), IMAGES)
+    )
 
 
 def test_only_onnx_programs_are_fetched(bundle, executor):
@@ -151,7 +134,7 @@ def test_only_onnx_programs_are_fetched(bundle, executor):
 
 
 def test_many_threads_share_a_session(executor):
-    chain, answers = chain_of(executor, "TSS"), {}
+    chain, answers = tiny.chain_of(executor, "TSS"), {}
     expected = executor.run(chain, IMAGES)
 
     def ask(number):
@@ -171,22 +154,22 @@ def test_mistakes_name_the_unit(executor):
     tensors = tiny.unit_tensors(unit, TENSORS)
     kernel = "teacher/params/block1/kernel"
     with pytest.raises(ExecutorError, match=f"teacher/1 reads '{kernel}', which no shard"):
-        executor.load(read(executor, unit), {n: t for n, t in tensors.items() if n != kernel})
+        executor.load(tiny.read(executor, unit), {n: t for n, t in tensors.items() if n != kernel})
     for wrong in (tensors[kernel][:-1], tensors[kernel].astype(np.float64), tensors[kernel][None]):
         with pytest.raises(ExecutorError, match=f"teacher/1 takes '{kernel}' as float32"):
-            executor.load(read(executor, unit), {**tensors, kernel: wrong})
+            executor.load(tiny.read(executor, unit), {**tensors, kernel: wrong})
     whole = tiny.onnx_model(unit)
     for damaged in (b"", b"hello", whole[:40], whole[:-1], whole + b"\x3a\x7f", b"\xff" * 20):
         with pytest.raises(ExecutorError, match="program of teacher/1 cannot be run"):
-            read(executor, unit, damaged)
+            tiny.read(executor, unit, damaged)
     with pytest.raises(ExecutorError, match=r"program of teacher/1 takes w0, .*'own' names 3"):
-        read(executor, unit, bindings={"own": tiny.arguments(unit)[:-1]})
+        tiny.read(executor, unit, bound={"own": tiny.arguments(unit)[:-1]})
     with pytest.raises(ExecutorError, match="program of teacher/0: "):
-        executor.run(chain_of(executor, "TTT"), IMAGES[..., :1])
+        executor.run(tiny.chain_of(executor, "TTT"), IMAGES[..., :1])
 
 
 def test_units_that_do_not_follow_each_other_are_named(executor):
-    first, _, last = steps_of(executor, "TTS")[0], *steps_of(executor, "SSS")[1:]
+    first, _, last = tiny.steps_of(executor, "TTS")[0], *tiny.steps_of(executor, "SSS")[1:]
     with pytest.raises(ExecutorError, match="programs of teacher/0, student/2 cannot be run one"):
         executor.join([first, last])
 
@@ -196,9 +179,9 @@ def test_what_onnx_runtime_refuses_is_named(executor):
     unit = Unit("teacher", 1)
     model = onnx.load_from_string(tiny.onnx_model(unit))
     model.graph.node[0].op_type = "Unheard"
-    program = read(executor, unit, model.SerializeToString())
+    program = tiny.read(executor, unit, model.SerializeToString())
     block = executor.load(program, tiny.unit_tensors(unit, TENSORS))
-    first = steps_of(executor, "TTT")[0]
+    first = tiny.steps_of(executor, "TTT")[0]
     with pytest.raises(ExecutorError, match=r"program of teacher/1 cannot be run: .*Unheard"):
         executor.join([first, Step(block, "own")])
 
@@ -207,9 +190,9 @@ def test_a_program_of_other_operators_is_named(executor):
     unit = Unit("teacher", 1)
     model = onnx.load_from_string(tiny.onnx_model(unit))
     model.opset_import[0].version += 1
-    program = read(executor, unit, model.SerializeToString())
+    program = tiny.read(executor, unit, model.SerializeToString())
     block = executor.load(program, tiny.unit_tensors(unit, TENSORS))
-    first = steps_of(executor, "TTT")[0]
+    first = tiny.steps_of(executor, "TTT")[0]
     with pytest.raises(ExecutorError, match="program of teacher/1 is written in other operators"):
         executor.join([first, Step(block, "own")])
 
@@ -219,4 +202,25 @@ def test_a_wrong_statistic_of_another_stream_is_refused(executor):
     tensors = tiny.unit_tensors(unit, TENSORS)
     name = "student/batch_stats/entry1/block2/mean"
     with pytest.raises(ExecutorError, match=f"program of student/2 takes '{name}' as float32"):
-        executor.load(read(executor, unit), {**tensors, name: tensors[name][:1]})
+        executor.load(tiny.read(executor, unit), {**tensors, name: tensors[name][:1]})
+
+
+@pytest.mark.parametrize("composition", ["TSS", "TTT"])
+def test_a_lean_chain_answers_the_same(executor, composition, monkeypatch):
+    """Whether all of its weights are read where they lie, or some must be known beforehand."""
+    steps = tiny.steps_of(executor, composition)
+    plain = executor.run(executor.join(steps), IMAGES)
+    for large in (1 << 18, 200, 1):
+        monkeypatch.setattr(onnx_executor, "_LARGE", large)
+        found = executor.run(executor.join(steps, lean=True), IMAGES)
+        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
+
+
+def test_a_lean_chain_lets_go_of_its_weights(monkeypatch):
+    monkeypatch.setattr(onnx_executor, "_LARGE", 1)
+    executor = create_executor("onnxruntime", ["onnx"])
+    chain = executor.join(tiny.steps_of(executor, "TTT"), lean=True)
+    executor.run(chain, IMAGES)
+    block = weakref.ref(chain.steps[0].block)
+    del chain
+    assert block() is None

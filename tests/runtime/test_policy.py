@@ -35,8 +35,8 @@ def test_stops_where_told():
         (20, -1, 0),
         (120, 0, None),  # while TS loads, both student blocks are still held: 100 + 1 + 20
         (121, 0, 1),
-        (210, 1, None),  # TT beside TS: 200 + 1 + 10
-        (211, 1, 2),
+        (219, 1, None),  # TT beside TS is 200 + 1 + 10; back to SS one day, 200 + 20
+        (220, 1, 2),
         (399, 2, None),  # other precision, other weights: both held for a moment
         (400, 2, 3),
     ],

@@ -5,12 +5,13 @@ import io
 import json
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pwl_jax.runtime import Backoff, LiveModel
+from pwl_jax.runtime import Backoff, LiveModel, hand_over
 from pwl_jax.serving import create_app, serve_folder, serve_in_thread
 from tests import tiny_bundle as tiny
 from tests.http_call import call
@@ -163,7 +164,10 @@ def test_metrics(url):
     values = dict(line.rsplit(" ", 1) for line in body.decode().splitlines() if line[0] != "#")
     assert float(values['pwl_requests_total{path="/predict",status="200"}']) >= 1
     assert float(values['pwl_requests_total{path="/predict",status="415"}']) >= 1
-    assert float(values['pwl_predictions_total{rung="TTT@exact"}']) >= 3
+    assert float(values['pwl_predictions_total{executor="jax",rung="TTT@exact"}']) >= 3
+    assert [line for line in values if line.startswith("pwl_executor")] == [
+        'pwl_executor{executor="jax"}'
+    ]
     assert float(values["pwl_rung_index"]) == 0
     assert float(values["pwl_live_bytes"]) > 0
     assert float(values["pwl_requests_in_flight"]) == 0
@@ -230,3 +234,25 @@ def test_concurrent_callers_while_climbing(bundle, executor):
                 caller.join()
     assert set(statuses) == {200}
     assert len(rungs) >= 3
+
+
+def test_status_and_metrics_name_the_executor_that_answers(bundle, monkeypatch):
+    monkeypatch.setattr(hand_over, "SETTLED_SECONDS", 0.2)
+    monkeypatch.setattr(hand_over, "FASTER", 1e9)
+    seen = set()
+    with (
+        LiveModel.open(bundle) as model,
+        serve_in_thread(create_app(model, "tiny", close_model=False)) as url,
+    ):
+        deadline = time.monotonic() + 60
+        while len(seen) < 2 and time.monotonic() < deadline:
+            body = call(f"{url}/metrics")[2].decode()
+            (metric,) = (line for line in body.splitlines() if line.startswith("pwl_executor{"))
+            seen.add(metric)
+        document = json.loads(call(f"{url}/status")[2])
+        _, headers, _ = call(f"{url}/predict", npy(IMAGES), {**NPY, "Accept": NPY["Content-Type"]})
+    assert seen == {f'pwl_executor{{executor="{name}"}} 1.0' for name in ("onnxruntime", "jax")}
+    assert document["executor"] == headers["X-Executor"] == "jax"
+    assert [event["executor"] for event in document["events"] if event["kind"] == "executor"] == [
+        "jax"
+    ]

@@ -50,7 +50,6 @@ def test_losses_and_gradients_are_float32_and_near_those_in_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_once")
 def test_digits_are_learnt_as_well_as_in_float32(tmp_path):
     scores = {}
     spec = pair("lenet5_digits")

@@ -7,7 +7,7 @@ from pwl_jax.training.checkpoints import CheckpointError, resume_step
 from pwl_jax.training.workdir import read_config
 from tests import tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

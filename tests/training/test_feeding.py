@@ -10,7 +10,6 @@ from pwl_jax.training.checkpoints import CheckpointError
 from pwl_jax.training.step import device_mesh
 from tests import tiny_runs
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 RESIDENT = {"feeding": "device", "steps_per_dispatch": 3}
 STEPS = 8
 

@@ -15,7 +15,6 @@ from pwl_jax.training import loop, workdir
 from pwl_jax.training.checkpoints import CheckpointError
 from tests import tiny_runs
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 STEPS = 8
 
 

@@ -18,7 +18,6 @@ from pwl_jax.training.step import device_mesh
 from tests import tiny_runs
 from tests.tiny_models import few
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 DATA = {"name": "multi_digits"}
 TRAINED = {"augmentation": {}, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
 

@@ -25,7 +25,7 @@ from pwl_jax.training.step import (
 )
 from tests import tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 RATE = {"learning_rate": 0.02, "schedule": "constant"}
 FAR_TOO_HIGH = {**RATE, "learning_rate": 1e9}
 

@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from tests import tiny_runs
+from tests import commands, tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 MANY_STEPS = {"batch_size": 64, "epochs": 4, "checkpoint_every_steps": 5}
 TOTAL = 68
 
@@ -24,7 +24,7 @@ def settings(teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     config = tiny_runs.config_file(folder / "config.py", **MANY_STEPS)
     flags = [f"--config={config}", f"--teacher={teacher}"]
-    done = tiny_runs.launched("launch.distill", *flags, f"--workdir={folder / 'pwl'}")
+    done = commands.launched("launch.distill", *flags, f"--workdir={folder / 'pwl'}")
     assert done.returncode == 0, done.stderr
     return flags, folder / "pwl"
 
@@ -32,7 +32,7 @@ def settings(teacher, tmp_path_factory):
 def test_terminated_then_killed_a_distillation_ends_as_if_nothing_had_been(settings, tmp_path):
     flags, whole = settings
     where = tmp_path / "pwl"
-    process = tiny_runs.started("launch.distill", *flags, f"--workdir={where}")
+    process = commands.started("launch.distill", *flags, f"--workdir={where}")
     tiny_runs.wait_for_step(process, where, 12)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -41,14 +41,14 @@ def test_terminated_then_killed_a_distillation_ends_as_if_nothing_had_been(setti
     stopped = tiny_runs.trained_steps(where)[-1]
     assert (where / "checkpoints" / "resume" / str(stopped)).is_dir()
 
-    process = tiny_runs.started("launch.distill", *flags, f"--workdir={where}")
+    process = commands.started("launch.distill", *flags, f"--workdir={where}")
     tiny_runs.wait_for_step(process, where, stopped + 12)
     process.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert f"resumed at step {stopped} of {TOTAL}" in errors
 
-    done = tiny_runs.launched("launch.distill", *flags, f"--workdir={where}")
+    done = commands.launched("launch.distill", *flags, f"--workdir={where}")
     assert done.returncode == 0, done.stderr
     assert "validation/mean_prefix/top1" in done.stdout
     tiny_runs.assert_same_bits(whole, where)

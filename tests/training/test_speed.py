@@ -15,8 +15,6 @@ from pwl_jax.training.profiling import ProfileSpan
 from pwl_jax.training.speed import StepClock
 from tests import tiny_runs
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 class Work:
     """Results of a device that is done or not."""

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pwl_jax.training.checkpoints import resume_step
-from tests import tiny_runs
+from tests import commands, tiny_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 FIELDS = {"batch_size": 64, "epochs": 2, "checkpoint_every_steps": 5}
 RESIDENT = {"feeding": "device", "steps_per_dispatch": 4}
 TOTAL = 34
@@ -36,7 +36,7 @@ def two_started(job, where):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     together = [*job, f"--coordinator=localhost:{port}", "--processes=2", f"--workdir={where}"]
-    processes = [tiny_runs.started(*together, f"--process={number}") for number in range(2)]
+    processes = [commands.started(*together, f"--process={number}") for number in range(2)]
     try:
         yield processes
     finally:
@@ -53,7 +53,7 @@ def ended(processes):
 
 
 def on_two_devices(job, where):
-    done = tiny_runs.launched(*job, f"--workdir={where}", devices=2)
+    done = commands.launched(*job, f"--workdir={where}", devices=2)
     assert done.returncode == 0, done.stderr
 
 
@@ -121,7 +121,7 @@ def test_what_two_processes_began_one_with_two_devices_ends(job, whole, stopped,
 @pytest.mark.long
 def test_what_one_process_began_two_end(job, whole, tmp_path):
     where = tmp_path / "run"
-    process = tiny_runs.started(*job, f"--workdir={where}", devices=2)
+    process = commands.started(*job, f"--workdir={where}", devices=2)
     tiny_runs.wait_for_step(process, where, 2)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -135,7 +135,7 @@ def test_what_one_process_began_two_end(job, whole, tmp_path):
 
 def test_more_processes_than_divide_a_batch_are_refused(job, stopped):
     before = resume_step(stopped)
-    result = tiny_runs.launched(*job, f"--workdir={stopped}", devices=3)
+    result = commands.launched(*job, f"--workdir={stopped}", devices=3)
     assert result.returncode == 1
     assert result.stderr == f"{job[0]}: batch_size 64 does not divide among 3 devices\n"
     assert resume_step(stopped) == before
