@@ -6,6 +6,12 @@
 
 Writes compositions.json, .csv and .png into the workdir. A family of networks that is not the
 library's is known by --import=my.module.
+
+With --best_order it also measures all compositions of a pair on the validation split, finds the
+order of swaps with the largest area under accuracy over bytes, and writes order.json, which
+launch.export --order=best takes. With --recalibrate=IMAGES every composition has BatchNorm
+statistics of its own, from so many training images, which no bundle holds:
+compositions_recalibrated.json.
 """
 
 from typing import Any
@@ -27,6 +33,12 @@ _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation", "train"], "Wh
 _CHECKPOINTS = flags.DEFINE_list(
     "checkpoint", ["best"], "Best on the validation split, or the last, or both: best,last."
 )
+_BEST_ORDER = flags.DEFINE_bool(
+    "best_order", False, "Find the best order of swaps on the validation split; order.json."
+)
+_RECALIBRATE = flags.DEFINE_integer(
+    "recalibrate", 0, "Training images for statistics of each composition; 0: not.", lower_bound=0
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images a step.", lower_bound=1)
 flags.mark_flags_as_required(["workdir"])
 
@@ -46,10 +58,10 @@ def main() -> None:
     import_flag.import_modules()
     path = _WORKDIR.value or ""
     alone = workdir.read_config(path).task != "distill"
-    if alone and _ORDERS.present:
-        raise UserError(
-            f"--orders is for pairs; '{path}' holds a {workdir.read_config(path).task} alone"
-        )
+    for flag in (_ORDERS, _BEST_ORDER, _RECALIBRATE):
+        if alone and flag.present:
+            task = workdir.read_config(path).task
+            raise UserError(f"--{flag.name} is for pairs; '{path}' holds a {task} alone")
     asked: list[Any] = _CHECKPOINTS.value
     held = [held_result(path, which) for which in asked]
     found = {which: _measured(path, which, alone) for which in dict.fromkeys(held)}
@@ -58,13 +70,34 @@ def main() -> None:
         print(f"{title}, {which} checkpoint (step {those[0]['step']})")
         print(composition_report.composition_table(those))
     title = next(title for _, title in found.values())
-    composition_report.write_report(path, rows, title)
+    name = "compositions"
+    if _RECALIBRATE.value:
+        title, name = f"{title}, recalibrated", f"{name}_recalibrated"
+    composition_report.write_report(path, rows, title, name)
+    if _BEST_ORDER.value:
+        _find_order(path, next(iter(found)))
+
+
+def _find_order(path: str, which: Any) -> None:
+    """Writes the best order of one checkpoint's pair, and says what it is worth."""
+    from pwl_jax.export.best_order import find_best_order, write_order
+    from pwl_jax.training import workdir
+
+    model = workdir.load_model(path, which)
+    source = workdir.open_data(model.config, "validation", _DATA.value, _DATA_DIR.value)
+    found = find_best_order(model, source, _BATCH_SIZE.value)
+    write_order(path, found)
+    print(
+        f"best order: {', '.join(map(str, found.order))}: area {100 * found.area:.2f} %, of the "
+        f"prefixes {100 * found.prefix_area:.2f} % ({found.examples} validation images)"
+    )
 
 
 def _measured(path: str, which: Any, alone: bool) -> tuple[list[dict[str, Any]], str]:
     """The rows of one checkpoint, and what it was measured on."""
     from pwl_jax.ladder import compositions_of
     from pwl_jax.training import composition_report, workdir
+    from pwl_jax.training.recalibration import measure_recalibrated
 
     split: Any = _SPLIT.value
     model: workdir.TrainedModel | workdir.TrainedNetwork
@@ -78,7 +111,12 @@ def _measured(path: str, which: Any, alone: bool) -> tuple[list[dict[str, Any]],
     source = workdir.open_data(model.config, split, _DATA.value, _DATA_DIR.value)
     if not len(source):
         raise UserError(f"split '{split}' of '{source.name}' holds no images")
-    if isinstance(model, workdir.TrainedModel):
+    if isinstance(model, workdir.TrainedModel) and _RECALIBRATE.value:
+        training = workdir.open_data(model.config, "train")
+        found = measure_recalibrated(
+            model, compositions, source, training, _RECALIBRATE.value, _BATCH_SIZE.value
+        )
+    elif isinstance(model, workdir.TrainedModel):
         found = workdir.measure(model, compositions, source, _BATCH_SIZE.value)
     else:
         found = workdir.measure_network(model, source, _BATCH_SIZE.value)

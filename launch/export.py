@@ -46,7 +46,11 @@ _DATA = flags.DEFINE_string("data", None, "Data set; the one it was trained on w
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS prepared it, or its folder.")
 _MEASURE = flags.DEFINE_bool("measure", True, "Measure the rungs; needs the data.")
 _ORDER = flags.DEFINE_enum(
-    "order", "measured", ["measured", "prefix"], "Order of swaps: the best measured, or prefix."
+    "order",
+    "measured",
+    ["measured", "prefix", "best"],
+    "Order of swaps: the best if measurably better than prefix, prefix, or what launch.evaluate "
+    "--best_order found.",
 )
 _PROGRAMS = flags.DEFINE_list(
     "programs",
@@ -107,6 +111,7 @@ def _export_model(path: str, against: Any) -> None:
     from pwl_jax.bundle import BundleReader
     from pwl_jax.data.sources import DataError
     from pwl_jax.export import DEFAULT_BUDGET, MOST_PLANNED, BundleOptions, export_bundle
+    from pwl_jax.export.best_order import read_order
     from pwl_jax.ladder import EXACT, ladder_table
     from pwl_jax.training import workdir
 
@@ -117,6 +122,8 @@ def _export_model(path: str, against: Any) -> None:
     model: workdir.TrainedModel | workdir.TrainedNetwork
     if task == "distill":
         pair = workdir.load_model(path, which)
+        if order == "best":
+            order = read_order(path, pair.hybrid.num_blocks)
         model = workdir.teacher_of(pair) if _PRECISION_ONLY.value else pair
     elif _PRECISION_ONLY.value:
         model = workdir.load_network(path, which)

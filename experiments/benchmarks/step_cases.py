@@ -93,13 +93,19 @@ def plain_kd_loss(hybrid: HybridNetwork) -> Loss:
     """Distillation as everyone does it: the student's logits against labels and teacher."""
 
     def loss(
-        variables: Variables, images: jax.Array, labels: jax.Array, masks: Any, rng: jax.Array
+        variables: Variables,
+        images: jax.Array,
+        labels: jax.Array,
+        masks: Any,
+        rng: jax.Array,
+        progress: jax.Array,
     ) -> tuple[jax.Array, LossOutputs]:
-        del masks, rng
+        del masks, rng, progress
         own = {**variables["student"], "batch_stats": variables["student"]["batch_stats"]["own"]}
         teacher = jax.lax.stop_gradient(hybrid.teacher.apply(variables["teacher"], images).logits)
         out = hybrid.student.apply(own, images, train=True)
-        value = losses.distillation(teacher, out.logits, labels, 2.0, 0.4)
+        hard = losses.cross_entropy(out.logits, labels)
+        value = 0.4 * hard + 0.6 * losses.soft_cross_entropy(teacher, out.logits, 2.0)
         stats = {
             **variables["student"]["batch_stats"],
             "own": blend_moments(own["batch_stats"], out.moments),

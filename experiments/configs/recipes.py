@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from experiments import objectives
 from pwl_jax.data.augmentation import AugmentationConfig
 from pwl_jax.models import PairSpec
 from pwl_jax.training.config import RunConfig
@@ -14,6 +15,9 @@ from pwl_jax.training.workdir import read_config
 
 LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 """Fields of a ResNet whose images are large: the stem of the ImageNet networks."""
+
+SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (8, 4), "vit": (10, 4)}
+"""Of the small pairs' teachers and distillations: minutes on two CPU cores."""
 
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
 
@@ -79,6 +83,93 @@ def baseline(pair: str, data: str, variant: str) -> ConfigDict:
         distill=_section(
             optimizer, Objective(cross="all", align_streams=True), epochs=160, **resident
         ),
+    )
+
+
+def small(family: str, data: str, variant: str) -> ConfigDict:
+    """A small pair for two CPU cores: the same losses on the same images, a budget of minutes.
+
+    Args:
+      family: `lenet5`, `vgg`, `resnet` or `vit`.
+      data: `cifar10` or `cifar100`.
+      variant: empty, `runlocal` for digits in seconds, or a name of `objectives.OBJECTIVES`.
+    """
+    if variant == "runlocal":
+        return digits(f"{family}_digits", teacher_epochs=2, distill_epochs=2)
+    optimizer = OptimizerConfig(learning_rate=0.05, clip_norm=1.0)
+    if family == "vit":
+        optimizer = OptimizerConfig(
+            name="adamw",
+            learning_rate=2e-3,
+            weight_decay=5e-2,
+            converter_rate=1.0,
+            clip_norm=1.0,
+            warmup_steps=200,
+        )
+    teacher_epochs, distill_epochs = SMALL_EPOCHS[family]
+    common = {"feeding": "device", "eval_every_epochs": 2}
+    config = _config(
+        pair="lenet5" if family == "lenet5" else f"{family}_small",
+        pair_overrides={
+            "classes": {"cifar10": 10, "cifar100": 100}[data],
+            "statistics": "per_stream",
+        },
+        data={"name": data, "validation_fraction": 0.1},
+        augmentation=_augmentation(flip=True, crop_padding=-1),
+        batch_size=128,
+        seed=0,
+        teacher=_section(optimizer, Objective(), epochs=teacher_epochs, **common),
+        distill=_section(optimizer, Objective(), epochs=distill_epochs, **common),
+    )
+    return with_objective(config, variant or "ours")
+
+
+def with_objective(config: ConfigDict, name: str) -> ConfigDict:
+    """A config whose distillation trains by one of `objectives.OBJECTIVES`.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if name not in objectives.OBJECTIVES:
+        known = ", ".join(("runlocal", *objectives.OBJECTIVES))
+        raise ValueError(f"unknown variant '{name}'; expected one of {known}")
+    fields = {"pair.statistics": "per_stream", **objectives.OBJECTIVES[name]}
+    config.distill.objective.update(fields.pop("objective", {}))
+    for field, value in fields.items():
+        section = config.pair_overrides if field.startswith("pair.") else config.distill
+        section[field.removeprefix("pair.")] = value
+    return config
+
+
+def imagenet(pair: str, variant: str) -> ConfigDict:
+    """ImageNet at 224x224 for accelerators; here only ever run dry.
+
+    Args:
+      pair: registry name.
+      variant: empty, or `runlocal` for a run of seconds on digits.
+    """
+    if variant == "runlocal":
+        return digits(f"{pair}_digits", teacher_epochs=2, distill_epochs=2)
+    if variant:
+        raise ValueError(f"unknown variant '{variant}'; expected none or runlocal")
+    optimizer = OptimizerConfig(
+        name="adamw",
+        learning_rate=1e-3,
+        weight_decay=5e-2,
+        decay_norms_and_biases=False,
+        clip_norm=1.0,
+        warmup_steps=10_000,
+    )
+    stem = LARGE_IMAGES if pair == "resnet" else {}
+    return _config(
+        pair=pair,
+        pair_overrides={"classes": 1000, "input_shape": (224, 224, 3), **stem},
+        data={"name": "imagenet2012", "validation_fraction": 0.01},
+        augmentation=_augmentation(flip=True, resized_crop=0.25),
+        batch_size=1024,
+        seed=0,
+        teacher=_section(optimizer, Objective(), epochs=90),
+        distill=_section(optimizer, Objective(), epochs=90, converter_init="least_squares"),
     )
 
 

@@ -276,6 +276,24 @@ def eval_batches(source: PreparedSource, batch_size: int) -> Iterator[Batch]:
     return _read_ahead(_EvalBatches(source, batch_size))
 
 
+def sampled_batches(
+    source: PreparedSource, examples: int, batch_size: int, seed: int, multiple: int = 1
+) -> Iterator[Batch]:
+    """Full batches of about so many images, at least one, drawn by the seed without repeating any.
+
+    Args:
+      source: prepared images; a set may be stored class by class, so its first are no sample.
+      examples: how many.
+      batch_size: examples a batch; fewer where there are not as many.
+      seed: of the draw.
+      multiple: what a batch's size must divide by; images repeat where there are not as many.
+    """
+    size = max(min(batch_size, len(source)) // multiple, 1) * multiple
+    count = max(min(examples, len(source)) // size, 1)
+    order = np.resize(epoch_order(len(source), seed, epoch=0), count * size)
+    return (source.batch(positions) for positions in order.reshape(count, size))
+
+
 def _read_ahead(batches: Any, place: Callable[[Batch], Any] | None = None) -> grain.DatasetIterator:
     """Grain's iterator over random-access batches, read ahead by threads, and placed by one."""
     read = grain.MapDataset.source(batches).to_iter_dataset(_READ_OPTIONS)

@@ -66,7 +66,7 @@ def export_bundle(
     bits: Sequence[Bits],
     validation: sources.Source | None,
     test: sources.Source | None,
-    order: Literal["measured", "prefix"] = "measured",
+    order: Literal["measured", "prefix"] | Sequence[Composition] = "measured",
     options: BundleOptions = BundleOptions(),
 ) -> Manifest:
     """Writes the bundle of a distilled pair, or of one network trained by itself.
@@ -81,7 +81,7 @@ def export_bundle(
       path: folder of the bundle; an existing bundle is replaced.
       bits: precisions every block comes in, ascending, the last one `exact`.
       validation, test: splits to measure on.
-      order: `prefix`, or whatever is measurably best.
+      order: `prefix`, or whatever is measurably best; or the compositions to climb through.
       options: how tensors are coded.
 
     Raises:
@@ -136,10 +136,12 @@ def export_bundle(
         if isinstance(model, workdir.TrainedNetwork):
             rungs = [Rung.uniform(model.composition, stage) for stage in stages]
         else:
-            measurer = choosing if order == "measured" else None
-            rungs = candidate_rungs(
-                chosen_order(hybrid.num_blocks, stages[0], measurer, unit_bytes), stages
-            )
+            if isinstance(order, str):
+                measurer = choosing if order == "measured" else None
+                climbed = chosen_order(hybrid.num_blocks, stages[0], measurer, unit_bytes)
+            else:
+                climbed = list(order)
+            rungs = candidate_rungs(climbed, stages)
         if choosing is not None:
             found = choosing.measure(rungs)
             if isinstance(model, workdir.TrainedModel):
@@ -221,7 +223,7 @@ def _measured_on(
     model: Model,
     choosing: Measurer | None,
     reporting: Measurer | None,
-    order: str,
+    order: str | Sequence[Composition],
     options: BundleOptions,
     first: Bits,
 ) -> Mapping[str, object]:
@@ -229,6 +231,9 @@ def _measured_on(
     used = choosing or reporting
     if isinstance(model, workdir.TrainedNetwork):
         selection = "one network: every precision is a rung"
+    elif not isinstance(order, str):
+        rungs = "every rung" if choosing is None else "rungs were chosen on the validation split"
+        selection = f"order given; {rungs}"
     elif choosing is None:
         selection = "no validation split: prefix order, every rung"
     elif order == "measured":

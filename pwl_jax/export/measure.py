@@ -122,9 +122,10 @@ def chosen_order(
 ) -> list[Composition]:
     """The order of swaps: prefixes, unless another order is measurably better.
 
-    Another order (suffixes, or greedily by accuracy per byte) is taken only where its area under
-    accuracy over bytes, on the validation split, exceeds that of the prefixes by more than the
-    standard error of an accuracy there.
+    The best of all orders (of suffixes and the greedy one, where there are too many blocks to
+    measure all compositions) is taken only where its area under accuracy over bytes, on the
+    validation split, exceeds that of the prefixes by more than the standard error of an accuracy
+    there.
 
     Args:
       blocks: N.
@@ -144,7 +145,11 @@ def chosen_order(
     # One pass over the data for all that may be asked for, as long as that is not too much.
     few = blocks <= MOST_BLOCKS_FOR_ALL
     gains(Composition.all(blocks) if few else [*prefixes, *suffixes])
-    orders = [prefixes, suffixes, ordering.greedy_order(prefixes[0], gains, unit_bytes)]
+    if few:
+        whole = gains(Composition.all(blocks))
+        orders = [prefixes, ordering.best_order(blocks, whole, unit_bytes)]
+    else:
+        orders = [prefixes, suffixes, ordering.greedy_order(prefixes[0], gains, unit_bytes)]
     gain = gains(c for order in orders for c in order)
     areas = [ordering.area(order, gain, unit_bytes) for order in orders]
     best = max(range(len(orders)), key=areas.__getitem__)

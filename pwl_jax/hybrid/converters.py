@@ -48,25 +48,36 @@ class Converter:
         return y.reshape(*x.shape[:-1], self.width_out)
 
 
-def least_squares(x: Any, y: Any, ridge: float = 1e-4) -> dict[str, jax.Array]:
-    """The linear map with bias that takes features x to y with least squared error.
+class LeastSquares:
+    """Sums over features, batch after batch, that give the linear map with least squared error."""
 
-    Args:
-      x: [..., in], y: [..., out]; equal but for the last axis.
-      ridge: added to the covariance's diagonal, relative to its mean, so that channels that
-        never vary stay harmless.
+    def __init__(self) -> None:
+        self._sums: Any = None
 
-    Returns:
-      `{"kernel": f32[in, out], "bias": f32[out]}`, solved in float64 on the host.
-    """
-    a = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
-    b = np.asarray(y, np.float64).reshape(-1, y.shape[-1])
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    a, b = a - mean_a, b - mean_b
-    gram = a.T @ a
-    gram[np.diag_indices_from(gram)] += ridge * max(np.trace(gram) / len(gram), 1e-12)
-    kernel = np.linalg.solve(gram, a.T @ b)
-    return {
-        "kernel": jnp.asarray(kernel, jnp.float32),
-        "bias": jnp.asarray(mean_b - mean_a @ kernel, jnp.float32),
-    }
+    def add(self, x: Any, y: Any) -> None:
+        """Features x: [..., in] that are to become y: [..., out]; equal but for the last axis."""
+        a = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+        b = np.asarray(y, np.float64).reshape(-1, y.shape[-1])
+        new = np.float64(len(a)), a.sum(0), b.sum(0), a.T @ a, a.T @ b
+        old = self._sums
+        self._sums = new if old is None else [s + n for s, n in zip(old, new, strict=True)]
+
+    def solve(self, ridge: float = 1e-4) -> dict[str, jax.Array]:
+        """The map with bias, solved in float64 on the host.
+
+        Args:
+          ridge: added to the covariance's diagonal, relative to its mean, so that channels that
+            never vary stay harmless.
+
+        Returns:
+          `{"kernel": f32[in, out], "bias": f32[out]}`.
+        """
+        count, sum_a, sum_b, gram, cross = self._sums
+        mean_a, mean_b = sum_a / count, sum_b / count
+        gram = gram - count * np.outer(mean_a, mean_a)
+        gram[np.diag_indices_from(gram)] += ridge * max(np.trace(gram) / len(gram), 1e-12)
+        kernel = np.linalg.solve(gram, cross - count * np.outer(mean_a, mean_b))
+        return {
+            "kernel": jnp.asarray(kernel, jnp.float32),
+            "bias": jnp.asarray(mean_b - mean_a @ kernel, jnp.float32),
+        }

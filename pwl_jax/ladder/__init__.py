@@ -11,7 +11,13 @@ from pwl_jax.ladder.composition import (
     stream_name,
 )
 from pwl_jax.ladder.ladder import Ladder, LadderRung, Measurement
-from pwl_jax.ladder.ordering import area, candidate_rungs, greedy_order, paying_rungs
+from pwl_jax.ladder.ordering import (
+    area,
+    best_order,
+    candidate_rungs,
+    greedy_order,
+    paying_rungs,
+)
 from pwl_jax.ladder.rung import EXACT, Bits, Rung, parse_bits, parse_rung, precision_rank
 from pwl_jax.ladder.table import ladder_table
 
@@ -30,6 +36,7 @@ __all__ = [
     "Rung",
     "Unit",
     "area",
+    "best_order",
     "candidate_rungs",
     "climb_plan",
     "compositions_of",

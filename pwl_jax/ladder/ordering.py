@@ -68,11 +68,7 @@ def greedy_order(
     fetched = set(start.units())
     while not order[-1].is_teacher:
         here = order[-1]
-        candidates = [
-            Composition((*here.sources[:i], TEACHER, *here.sources[i + 1 :]))
-            for i, source in enumerate(here.sources)
-            if source == STUDENT
-        ]
+        candidates = _swaps(here)
         found = gains([here, *candidates])
         worth = [
             (found[c] - found[here]) / max(_new_bytes(c, fetched, unit_bytes), 1.0)
@@ -81,6 +77,63 @@ def greedy_order(
         order.append(candidates[worth.index(max(worth))])
         fetched.update(order[-1].units())
     return order
+
+
+def best_order(
+    blocks: int,
+    gain: Mapping[Composition, float],
+    unit_bytes: Callable[[Unit], float],
+) -> list[Composition]:
+    """The order of single swaps from the student to the teacher with the largest `area`.
+
+    Exact, over all N! orders in N 2^N steps: what a swap brings depends only on which blocks were
+    swapped before, as each boundary fetches one converter, once. The area is a ratio, whose
+    denominator a path may change (encoder or decoder): the ratio to beat is raised until no path
+    does better (Dinkelbach 1967).
+
+    Args:
+      blocks: N.
+      gain: accuracy of all 2^N compositions (but the teacher's, which is never waited under).
+      unit_bytes: what fetching a block or converter costs.
+    """
+    ratio = -math.inf
+    order = Composition.prefixes(blocks)
+    while (found := area(order, gain, unit_bytes)) > ratio:
+        best, ratio = order, found
+        order = _longest_path(blocks, gain, unit_bytes, ratio)
+    return best
+
+
+def _longest_path(
+    blocks: int,
+    gain: Mapping[Composition, float],
+    unit_bytes: Callable[[Unit], float],
+    ratio: float,
+) -> list[Composition]:
+    """The order with the largest sum of bytes times gain above `ratio`."""
+    start = Composition.prefix(blocks, 0)
+    best: dict[Composition, tuple[float, list[Composition]]] = {start: (0.0, [start])}
+    for _ in range(blocks):
+        longer: dict[Composition, tuple[float, list[Composition]]] = {}
+        for here, (value, path) in best.items():
+            for there in _swaps(here):
+                # A converter of this step was never fetched before: its boundary had none.
+                span = _new_bytes(there, set(here.units()), unit_bytes)
+                reached = value + span * (gain[here] - ratio)
+                if there not in longer or reached > longer[there][0]:
+                    longer[there] = reached, [*path, there]
+        best = longer
+    ((_, path),) = best.values()
+    return path
+
+
+def _swaps(here: Composition) -> list[Composition]:
+    """The compositions with one more of the teacher's blocks, the earliest first."""
+    return [
+        Composition((*here.sources[:i], TEACHER, *here.sources[i + 1 :]))
+        for i, source in enumerate(here.sources)
+        if source == STUDENT
+    ]
 
 
 def area(

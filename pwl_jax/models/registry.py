@@ -195,6 +195,7 @@ def _vit_16(
     )
 
 
+_CIFAR: dict[str, Any] = {"input_shape": (32, 32, 3), "classes": 10}
 _DIGITS: dict[str, Any] = {"input_shape": (16, 16, 1), "classes": 10}
 
 PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
@@ -205,6 +206,10 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "vgg": _vgg(1),
     "vgg_half": _vgg(2),
     "vgg_quarter": _vgg(4),
+    "vgg_small": (
+        VGGSpec(**_CIFAR, widths=(16, 32, 64, 128, 128), depths=(2, 2, 3, 3, 3)),
+        VGGSpec(**_CIFAR, widths=(8, 16, 32, 64, 64), depths=(1,) * 5),
+    ),
     "vgg_digits": (
         VGGSpec(**_DIGITS, widths=(16, 32, 48, 64), depths=(2, 2, 2, 2)),
         VGGSpec(**_DIGITS, widths=(4, 4, 4, 4), depths=(1, 1, 1, 1)),
@@ -212,6 +217,22 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "resnet": _resnet(1),
     "resnet_half": _resnet(2),
     "resnet_quarter": _resnet(4),
+    "resnet_small": (
+        ResNetSpec(
+            **_CIFAR,
+            stem_width=16,
+            widths=(16, 32, 64, 128),
+            depths=(2, 2, 2, 2),
+            downsample_first=True,
+        ),
+        ResNetSpec(
+            **_CIFAR,
+            stem_width=8,
+            widths=(8, 16, 32, 64),
+            depths=(1, 1, 1, 1),
+            downsample_first=True,
+        ),
+    ),
     "resnet_digits": (
         ResNetSpec(**_DIGITS, stem_width=8, widths=(8, 16, 24, 32), depths=(2, 2, 2, 2)),
         ResNetSpec(**_DIGITS, stem_width=3, widths=(3, 4, 8, 12), depths=(1, 1, 1, 1)),
@@ -223,6 +244,10 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
     "vit_b16_narrow": _vit_16(768, 12, 12, (192, 3)),
     "vit_l16": _vit_16(1024, 24, 16, (1024, 16)),
     "vit_l16_narrow": _vit_16(1024, 24, 16, (384, 6)),
+    "vit_small": (
+        ViTSpec(**_CIFAR, patch=4, hidden=64, heads=2, mlp=256, layers=8, layers_per_block=2),
+        ViTSpec(**_CIFAR, patch=4, hidden=32, heads=2, mlp=128, layers=4, layers_per_block=1),
+    ),
     "vit_digits": (
         ViTSpec(**_DIGITS, patch=4, hidden=32, heads=2, mlp=64, layers=8, layers_per_block=2),
         ViTSpec(**_DIGITS, patch=4, hidden=8, heads=2, mlp=16, layers=4, layers_per_block=1),
@@ -230,6 +255,8 @@ PAIRS: dict[str, tuple[NetworkSpec, NetworkSpec]] = {
 }
 """Teacher and student by the pair's name, for ten classes: the PyTorch baseline's pairs
 (`scripts/save_model_config.py` there), the same with students of half and a quarter of the
-teacher's width, ViT-B/16 and ViT-L/16 (arXiv 2010.11929), whose weights are imported, with students
+teacher's width, small pairs of 32x32 images for minutes on two CPU cores (VGG and ResNet: students
+of a quarter of the baseline's teachers' width or less, ResNet's first stage halves the map; ViT:
+patches of 4x4), ViT-B/16 and ViT-L/16 (arXiv 2010.11929), whose weights are imported, with students
 of the same and of a smaller width, and small pairs that train in seconds on scikit-learn's
 digits."""

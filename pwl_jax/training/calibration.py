@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pwl_jax.hybrid import HybridNetwork, statistics, walk
-from pwl_jax.hybrid.converters import least_squares
+from pwl_jax.hybrid.converters import LeastSquares
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training.step import AXIS, Batch, shard_batch
 
@@ -80,22 +80,30 @@ def calibrated(
 
 
 def initialised_converters(
-    hybrid: HybridNetwork, variables: Variables, images: jax.Array
+    hybrid: HybridNetwork, variables: Variables, batches: Iterable[jax.Array]
 ) -> Variables:
-    """The variables with every linear converter fitted by least squares on one batch.
+    """The variables with every linear converter fitted by least squares.
 
     Args:
       hybrid: the network.
       variables: its tree.
-      images: f32[batch, height, width, channels], normalised.
+      batches: of images, f32[batch, height, width, channels], normalised.
     """
     run = jax.jit(functools.partial(walk, hybrid, entries=False))
-    out = run(variables, images)
+    fits = {
+        (name, boundary): LeastSquares()
+        for name in ("encoders", "decoders")
+        for boundary in variables[name]["params"]
+    }
+    for images in batches:
+        out = run(variables, images)
+        for k, (wide, narrow) in enumerate(zip(out.teacher_features, out.features, strict=True)):
+            if f"boundary{k}" in variables["encoders"]["params"]:
+                fits["encoders", f"boundary{k}"].add(wide, narrow[0])
+                fits["decoders", f"boundary{k}"].add(narrow[0], wide)
     fitted: dict[str, dict[str, Any]] = {"encoders": {}, "decoders": {}}
-    for k, (teacher, student) in enumerate(zip(out.teacher_features, out.features, strict=True)):
-        if f"boundary{k}" in variables["encoders"]["params"]:
-            fitted["encoders"][f"boundary{k}"] = least_squares(teacher, student[0])
-            fitted["decoders"][f"boundary{k}"] = least_squares(student[0], teacher)
+    for (name, boundary), fit in fits.items():
+        fitted[name][boundary] = fit.solve()
     return {
         **variables,
         **{name: {**variables[name], "params": params} for name, params in fitted.items()},

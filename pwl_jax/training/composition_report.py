@@ -69,8 +69,10 @@ def composition_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_report(workdir: epath.PathLike, rows: list[dict[str, Any]], title: str) -> None:
-    """Writes `compositions.json`, `.csv` and `.png` into a workdir; rows as `composition_rows`."""
+def write_report(
+    workdir: epath.PathLike, rows: list[dict[str, Any]], title: str, name: str = "compositions"
+) -> None:
+    """Writes `<name>.json`, `.csv` and `.png` into a workdir; rows as `composition_rows`."""
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0])
     writer.writeheader()
@@ -80,7 +82,7 @@ def write_report(workdir: epath.PathLike, rows: list[dict[str, Any]], title: str
         ("csv", table.getvalue().encode()),
         ("png", _chart(rows, title)),
     ):
-        with written_whole(epath.Path(workdir) / f"compositions.{ending}") as file:
+        with written_whole(epath.Path(workdir) / f"{name}.{ending}") as file:
             file.write(content)
 
 

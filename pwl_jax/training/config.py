@@ -22,6 +22,7 @@ CHANGEABLE = (
     "feeding:",
     "steps_per_dispatch:",
     "calibration_examples:",
+    "calibration_over:",
     "checkpoint_every_steps:",
     "eval_batch_size:",
     "eval_every_epochs:",
@@ -97,6 +98,8 @@ class RunConfig:
         number of the first one that is taken, from 0.
       calibration_examples: training images by which BatchNorm statistics are measured anew for
         every stream before a result is evaluated or saved; 0 keeps the running averages.
+      calibration_over: which compositions a stream is measured in: the `prefixes`, so that these
+        are at their best, or the mean over `all` that enter it, for training in any order.
       eval_every_epochs: how often prefixes are evaluated on the validation split.
       checkpoint_every_steps: how often all that resuming needs is saved; 0 for once an epoch.
       eval_batch_size: examples an evaluation step.
@@ -120,6 +123,7 @@ class RunConfig:
     student_init: Literal["random", "teacher_layers"] = "random"
     student_init_layer: str = "first"
     calibration_examples: int = 10_000
+    calibration_over: Literal["prefixes", "all"] = "prefixes"
     eval_every_epochs: int = 1
     checkpoint_every_steps: int = 0
     eval_batch_size: int = 256
@@ -147,6 +151,10 @@ class RunConfig:
         if self.converter_init not in ("random", "least_squares"):
             raise ConfigError(
                 f"converter_init is '{self.converter_init}'; expected random or least_squares"
+            )
+        if self.calibration_over not in ("prefixes", "all"):
+            raise ConfigError(
+                f"calibration_over is '{self.calibration_over}'; expected prefixes or all"
             )
         if self.student_init not in ("random", "teacher_layers"):
             raise ConfigError(

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pwl_jax.hybrid import HybridNetwork
-from pwl_jax.ladder import EXACT, Bits, Composition, Rung, Unit
+from pwl_jax.ladder import EXACT, Bits, Composition, Rung
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training.average_precision import mean_average_precision
 from pwl_jax.training.step import Batch, settled, shard_batch
@@ -110,6 +110,10 @@ def accuracy(
     return results
 
 
+Block = Callable[[Composition, Bits, jax.Array], jax.Array]
+"""`(blocks so far, precision of the last one, features before it) -> features behind it`."""
+
+
 class Evaluator:
     """Evaluates rungs by the block programs, each compiled once.
 
@@ -127,7 +131,11 @@ class Evaluator:
         self._run = jax.jit(hybrid.run, static_argnums=0)
 
     def logits(
-        self, rungs: Iterable[Rung], variables_at: Callable[[Bits], Variables], images: jax.Array
+        self,
+        rungs: Iterable[Rung],
+        variables_at: Callable[[Bits], Variables],
+        images: jax.Array,
+        statistics: Mapping[str, Variables] | None = None,
     ) -> dict[Rung, jax.Array]:
         """Logits of each rung, f32[batch, classes].
 
@@ -136,10 +144,44 @@ class Evaluator:
           variables_at: the hybrid's tree as a receiver has it at a precision; converters are
             read at `exact`.
           images: f32[batch, height, width, channels], normalised.
+          statistics: for each student block, by the letters of the blocks up to it, statistics that
+            take the place of its stream's; see `recalibration`.
         """
+
+        def block(here: Composition, bits: Bits, x: jax.Array) -> jax.Array:
+            x = self.crossed(here, variables_at(EXACT), x)
+            unit = here.block(len(here) - 1)
+            variables = self.hybrid.unit_variables(variables_at(bits), unit, here.entry(unit))
+            if statistics is not None and unit.kind == "student":
+                variables = {**variables, "batch_stats": statistics[str(here)]}
+            return self._run(unit, variables, x)
+
+        return self.descend(rungs, images, block)
+
+    def crossed(self, here: Composition, variables: Variables, x: jax.Array) -> jax.Array:
+        """Features as the last block of `here` takes them: converted where the source changes."""
+        unit = here.converter(len(here) - 2) if len(here) > 1 else None
+        if unit is None:
+            return x
+        return self._run(unit, self.hybrid.unit_variables(variables, unit), x)
+
+    def descend(
+        self, rungs: Iterable[Rung], images: jax.Array, block: Block
+    ) -> dict[Rung, jax.Array]:
+        """What `block` makes of images along each rung; blocks that rungs begin with run once."""
         wanted = {tuple(zip(r.composition.sources, r.bits, strict=True)): r for r in rungs}
         results: dict[Rung, jax.Array] = {}
-        self._descend((), images, wanted, variables_at, results)
+
+        def below(done: Path, x: jax.Array) -> None:
+            index = len(done)
+            if index == self.hybrid.num_blocks:
+                results[wanted[done]] = x
+                return
+            for source, bits in dict.fromkeys(p[index] for p in wanted if p[:index] == done):
+                here = Composition((*(s for s, _ in done), source))
+                below((*done, (source, bits)), block(here, bits, x))
+
+        below((), images)
         return results
 
     def evaluate(
@@ -148,38 +190,16 @@ class Evaluator:
         variables_at: Callable[[Bits], Variables],
         batches: Iterable[Batch],
         normalize: Callable[[Any], Any],
+        statistics: Mapping[str, Variables] | None = None,
     ) -> dict[Rung, Accuracy]:
         """Accuracy of each rung, in the order given; see `logits` and `accuracy`."""
         found = accuracy(
-            lambda images: self.logits(rungs, variables_at, images), batches, normalize, self.mesh
+            lambda images: self.logits(rungs, variables_at, images, statistics),
+            batches,
+            normalize,
+            self.mesh,
         )
         return {rung: found[rung] for rung in rungs}
-
-    def _descend(
-        self,
-        done: Path,
-        x: jax.Array,
-        wanted: dict[Path, Rung],
-        variables_at: Callable[[Bits], Variables],
-        results: dict[Rung, jax.Array],
-    ) -> None:
-        index = len(done)
-        if index == self.hybrid.num_blocks:
-            results[wanted[done]] = x
-            return
-        branches = dict.fromkeys(path[index] for path in wanted if path[:index] == done)
-        for source, bits in branches:
-            here = Composition((*(s for s, _ in done), source))
-            features = x
-            crossing = here.converter(index - 1) if index else None
-            if crossing is not None:
-                features = self._call(crossing, variables_at(EXACT), None, features)
-            block = here.block(index)
-            features = self._call(block, variables_at(bits), here.entry(block), features)
-            self._descend((*done, (source, bits)), features, wanted, variables_at, results)
-
-    def _call(self, unit: Unit, variables: Variables, entry: int | None, x: jax.Array) -> jax.Array:
-        return self._run(unit, self.hybrid.unit_variables(variables, unit, entry), x)
 
 
 def evaluate_compositions(
@@ -188,8 +208,9 @@ def evaluate_compositions(
     compositions: Iterable[Composition],
     batches: Iterable[Batch],
     normalize: Callable[[Any], Any],
+    statistics: Mapping[str, Variables] | None = None,
 ) -> dict[Composition, Accuracy]:
     """Accuracy of exact compositions; see `Evaluator.evaluate`."""
     rungs = [Rung.uniform(composition, EXACT) for composition in compositions]
-    found = evaluator.evaluate(rungs, lambda _: variables, batches, normalize)
+    found = evaluator.evaluate(rungs, lambda _: variables, batches, normalize, statistics)
     return {rung.composition: accuracy for rung, accuracy in found.items()}

@@ -53,17 +53,44 @@ def soft_cross_entropy(teacher_logits: Logits, logits: Logits, temperature: floa
     return temperature**2 * divergence.mean()
 
 
-def distillation(
+def decoupled_distillation(
     teacher_logits: Logits,
     logits: Logits,
     labels: Labels,
     temperature: float,
-    alpha: float,
+    w_target: float,
+    w_others: float,
 ) -> Scalar:
-    """Alpha CE + (1 - alpha) T^2 KL: what a stream's logits are trained by."""
-    hard = alpha * cross_entropy(logits, labels)
-    soft = (1 - alpha) * soft_cross_entropy(teacher_logits, logits, temperature)
-    return hard + soft
+    """Decoupled knowledge distillation (Zhao et al. 2022, arXiv 2203.08679, eq. 7), times T^2.
+
+    The soft loss is taken apart: KL of the probability of the right class against all others, and
+    KL of the distributions among the others alone, each with a weight of its own. With weights 1
+    and the teacher's probability of the others it would be `soft_cross_entropy` again.
+
+    Args:
+      teacher_logits, logits: f32[batch, classes].
+      labels: int[batch].
+      temperature: T.
+      w_target, w_others: weights of the two parts (alpha and beta there).
+    """
+    chex.assert_equal_shape([teacher_logits, logits])
+    right = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+
+    def parts(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Log-probabilities of [right, wrong], and of the wrong classes among themselves."""
+        each = jax.nn.log_softmax(x / temperature)
+        # Finite where it is left out: its probability underflows to 0, its gradient is cut off.
+        wrong = jnp.where(right, -1e9, each)
+        among = jax.nn.log_softmax(wrong)
+        binary = [jnp.where(right, each, 0.0).sum(-1), jax.nn.logsumexp(wrong, axis=-1)]
+        return jnp.stack(binary, axis=-1), among
+
+    def divergence(teacher: jax.Array, other: jax.Array) -> jax.Array:
+        return (jnp.exp(teacher) * (teacher - other)).sum(-1).mean()
+
+    (teacher_binary, teacher_among), (binary, among) = parts(teacher_logits), parts(logits)
+    target, others = divergence(teacher_binary, binary), divergence(teacher_among, among)
+    return temperature**2 * (w_target * target + w_others * others)
 
 
 def cosine_similarity(

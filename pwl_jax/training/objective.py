@@ -1,6 +1,7 @@
 """The distillation objective: every prefix of every batch, trained and aligned in one walk."""
 
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,6 +13,10 @@ from pwl_jax.hybrid.walk import WalkOutputs
 from pwl_jax.ladder import Composition, Unit
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training import losses
+from pwl_jax.training.drawing import RULES
+
+TERMS = ("hard", "soft", "sync", "recon", "cross", "align", "mixed")
+"""Every term that an objective can have, by the name it is reported under."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,18 +24,30 @@ class Objective:
     """Weights and switches of the distillation loss (PWL; defaults are the baseline's).
 
     With `align_streams=False` and `mixed_compositions=0` it is the PyTorch baseline's objective,
-    in its mode `all` or `random`.
+    in its mode `all` or `random`. With `cross="none"` and feature weights of 0 as well it is plain
+    distillation of the student; with `alpha=1` besides, no teacher is looked at. A term of weight
+    0 is not computed.
 
     Attributes:
       temperature: T of the softened distributions.
       alpha: weight of the hard loss; the soft one has 1 - alpha.
+      soft: `kd`, or `dkd` for decoupled distillation (see `losses.decoupled_distillation`).
+      w_target, w_others: of `dkd`, weights of its two parts (alpha and beta there).
+      soft_target: what a prefix's soft loss imitates: the `teacher`, or the `next` prefix, which
+        has one more of the teacher's blocks. Mixed compositions imitate the teacher.
       w_sync, w_recon: weights of the feature terms of the student's own stream.
-      cross: `all` trains every prefix stream's logits; `random` one drawn composition a step.
+      cross: `all` trains every prefix stream's logits; `random` one drawn composition a step;
+        `none` only the student's own.
       w_cross: weight of the cross term.
       align_streams: also align the features of every prefix stream with the teacher's.
       w_align: weight of that.
       mixed_compositions: random compositions a step whose logits are trained besides.
       w_mixed: weight of each of them.
+      mixed_rule: how these are drawn, one of `drawing.RULES`.
+      mixed_trains: what they train: `all`, or only the `converters`, so that they cannot cost the
+        student and its prefixes anything.
+      ramps: weights over time: `(term, first, last, share)` multiplies a term of `TERMS` by a
+        factor that goes straight from `first` to `last` over that share of the run, and stays.
       batch_streams: whether a student block computes all its streams in one call, or one after
         the other; the loss is the same. None takes what is quicker: one call on accelerators, one
         after the other on CPU (BUILD_NOTES).
@@ -38,19 +55,35 @@ class Objective:
 
     temperature: float = 2.0
     alpha: float = 0.4
+    soft: Literal["kd", "dkd"] = "kd"
+    w_target: float = 1.0
+    w_others: float = 8.0
+    soft_target: Literal["teacher", "next"] = "teacher"
     w_sync: float = 1.0
     w_recon: float = 1.0
-    cross: Literal["all", "random"] = "all"
+    cross: Literal["all", "random", "none"] = "all"
     w_cross: float = 2.0
     align_streams: bool = True
     w_align: float = 1.0
     mixed_compositions: int = 0
     w_mixed: float = 1.0
+    mixed_rule: Literal["switch", "crossing"] = "switch"
+    mixed_trains: Literal["all", "converters"] = "all"
+    ramps: tuple[tuple[str, float, float, float], ...] = ()
     batch_streams: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.cross not in ("all", "random"):
-            raise UserError(f"cross is '{self.cross}'; expected 'all' or 'random'")
+        for name, known in (
+            ("soft", ("kd", "dkd")),
+            ("soft_target", ("teacher", "next")),
+            ("cross", ("all", "random", "none")),
+            ("mixed_rule", tuple(RULES)),
+            ("mixed_trains", ("all", "converters")),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
+                )
         if self.temperature <= 0:
             raise UserError(f"temperature is {self.temperature}; expected more than 0")
         if not 0 <= self.alpha <= 1:
@@ -61,6 +94,39 @@ class Objective:
             )
         if self.mixed_compositions < 0:
             raise UserError(f"mixed_compositions is {self.mixed_compositions}; expected 0 or more")
+        if self.soft_target == "next" and self.cross != "all":
+            raise UserError(f"soft_target 'next' needs cross 'all', not '{self.cross}'")
+        object.__setattr__(self, "ramps", tuple(_checked_ramp(ramp) for ramp in self.ramps))
+
+    @property
+    def trains_hybrids(self) -> bool:
+        """Whether any composition but the student alone is trained."""
+        return self.cross != "none" or self.mixed_compositions > 0
+
+    def factor(self, term: str, progress: jax.Array | float) -> jax.Array | float:
+        """What multiplies a term's weight at that share of the run, 0 to 1; may be traced."""
+        factor: jax.Array | float = 1.0
+        for name, first, last, share in self.ramps:
+            if name == term:
+                factor *= first + (last - first) * jnp.clip(progress / share, 0.0, 1.0)
+        return factor
+
+
+def _checked_ramp(ramp: Any) -> tuple[str, float, float, float]:
+    match ramp:
+        case [str(term), *numbers] if (
+            term in TERMS
+            and len(numbers) == 3
+            and all(isinstance(n, int | float) and n >= 0 for n in numbers)
+            and 0 < numbers[2] <= 1
+        ):
+            first, last, share = map(float, numbers)
+            return term, first, last, share
+    raise UserError(
+        f"{ramp!r} is no ramp; expected (term, first, last, share): a term of {', '.join(TERMS)}, "
+        "two factors of at least 0, and the share of the run from the one to the other, above 0 "
+        "and up to 1"
+    )
 
 
 class LossOutputs(NamedTuple):
@@ -93,23 +159,6 @@ def trained_streams(stacked_masks: Variables) -> jax.Array:
     return equal.any(0).astype(jnp.float32)
 
 
-def draw_sources(rng: jax.Array, blocks: int) -> jax.Array:
-    """A random mixed composition by the baseline's rule: bool[N], never all equal.
-
-    With probability 1/2 there is one switch point (a prefix or a suffix), else every block is
-    drawn alone.
-    """
-    coin, start, pivot, bits, flip = jax.random.split(rng, 5)
-    first = jax.random.bernoulli(start)
-    positions = jnp.arange(blocks)
-    single = jnp.where(positions < jax.random.randint(pivot, (), 1, blocks), first, ~first)
-    free = jax.random.bernoulli(bits, shape=(blocks,))
-    uniform = (free == free[0]).all()
-    flipped = positions == jax.random.randint(flip, (), 0, blocks)
-    free = jnp.where(uniform & flipped, ~free, free)
-    return jnp.where(jax.random.bernoulli(coin), single, free)
-
-
 def distillation_loss(
     hybrid: HybridNetwork,
     objective: Objective,
@@ -118,6 +167,7 @@ def distillation_loss(
     labels: jax.Array,
     stacked_masks: Variables,
     rng: jax.Array,
+    progress: jax.Array | float = 0.0,
 ) -> tuple[jax.Array, LossOutputs]:
     """The whole objective on one device's batch.
 
@@ -128,6 +178,7 @@ def distillation_loss(
       labels: int[batch].
       stacked_masks: bool[M] leaves, the prefixes to train (see `prefix_masks`).
       rng: of this step, the same on all devices; draws compositions.
+      progress: share of the run that is done, 0 to 1; only ramps look at it.
 
     Returns:
       The loss, and its terms with the student's new statistics.
@@ -143,32 +194,54 @@ def distillation_loss(
         batched=jax.default_backend() != "cpu" if o.batch_streams is None else o.batch_streams,
     )
     stats = statistics.blend_walk(hybrid, variables["student"]["batch_stats"], out.moments)
+    targets = jnp.broadcast_to(out.teacher_logits, out.logits.shape)
+    if o.soft_target == "next":
+        later = jax.lax.stop_gradient(out.logits[1:])
+        targets = jnp.concatenate([later, out.teacher_logits[None]])
+    soft = functools.partial(_soft, o, labels=labels)
 
-    def distilled(logits: jax.Array) -> jax.Array:
-        return losses.distillation(out.teacher_logits, logits, labels, o.temperature, o.alpha)
+    def distilled(target: jax.Array, logits: jax.Array) -> jax.Array:
+        hard = o.alpha * losses.cross_entropy(logits, labels)
+        return hard + (1 - o.alpha) * soft(target, logits)
 
-    terms = {
-        "hard": active[0] * o.alpha * losses.cross_entropy(out.logits[0], labels),
-        "soft": active[0]
-        * (1 - o.alpha)
-        * losses.soft_cross_entropy(out.teacher_logits, out.logits[0], o.temperature),
-        **_feature_terms(hybrid, objective, variables, out, active),
-    }
+    terms = {"hard": active[0] * o.alpha * losses.cross_entropy(out.logits[0], labels)}
+    if o.alpha < 1:
+        terms["soft"] = active[0] * (1 - o.alpha) * soft(targets[0], out.logits[0])
+    terms |= _feature_terms(hybrid, objective, variables, out, active)
     drawn = o.mixed_compositions
     if o.cross == "all":
-        terms["cross"] = o.w_cross * _mean(jax.vmap(distilled)(out.logits[1:]), active[1:])
-    else:
+        each = jax.vmap(distilled)(targets[1:], out.logits[1:])
+        terms["cross"] = o.w_cross * _mean(each, active[1:])
+    elif o.cross == "random":
         drawn += 1
     for i, key in enumerate(jax.random.split(rng, drawn) if drawn else ()):
-        mask = hybrid.mask_from_sources(variables, draw_sources(key, hybrid.num_blocks))
-        mixed = hybrid.apply(variables, images, mask, train=True)
+        baseline = o.cross == "random" and i == 0
+        rule = RULES["switch" if baseline else o.mixed_rule]
+        mask = hybrid.mask_from_sources(variables, rule(key, hybrid.num_blocks))
+        read = variables
+        if not baseline and o.mixed_trains == "converters":
+            read = {**variables, "student": jax.lax.stop_gradient(variables["student"])}
+        mixed = hybrid.apply(read, images, mask, train=True)
         stats = statistics.blend_hybrid(stats, mixed.moments, mask)
-        if o.cross == "random" and i == 0:
-            soft = losses.soft_cross_entropy(out.teacher_logits, mixed.logits, o.temperature)
-            terms["cross"] = o.w_cross * soft
+        if baseline:
+            terms["cross"] = o.w_cross * soft(out.teacher_logits, mixed.logits)
         else:
-            terms["mixed"] = terms.get("mixed", jnp.zeros(())) + o.w_mixed * distilled(mixed.logits)
+            one = o.w_mixed * distilled(out.teacher_logits, mixed.logits)
+            terms["mixed"] = terms.get("mixed", jnp.zeros(())) + one
+    terms = {name: o.factor(name, progress) * term for name, term in terms.items()}
     return sum(terms.values(), jnp.zeros(())), LossOutputs(terms, stats)
+
+
+def _soft(
+    objective: Objective, target: jax.Array, logits: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """The soft loss of logits that imitate others, f32[batch, classes] both."""
+    o = objective
+    if o.soft == "kd":
+        return losses.soft_cross_entropy(target, logits, o.temperature)
+    return losses.decoupled_distillation(
+        target, logits, labels, o.temperature, o.w_target, o.w_others
+    )
 
 
 def _feature_terms(
@@ -179,6 +252,7 @@ def _feature_terms(
     active: jax.Array,
 ) -> dict[str, jax.Array]:
     """`sync` and `recon` of the own stream, `align` of the others, each a mean over its pairs."""
+    o = objective
     sync, recon = [], []
     align, weights = [], []
     for k, (teacher, encoded, streams) in enumerate(
@@ -196,18 +270,20 @@ def _feature_terms(
         ) -> jax.Array:
             return losses.synchronisation(x, t, e, d)
 
-        sync.append(distance(streams[0]))
-        recon.append(losses.reconstruction(streams[0], teacher, encoded, encoder, decoder))
-        if streams.shape[0] > 1:
+        if o.w_sync:
+            sync.append(distance(streams[0]))
+        if o.w_recon:
+            recon.append(losses.reconstruction(streams[0], teacher, encoded, encoder, decoder))
+        if o.align_streams and o.w_align and streams.shape[0] > 1:
             align.append(jax.vmap(distance)(streams[1:]))
             weights.append(active[1 : streams.shape[0]])
-    boundaries = max(len(sync), 1)
-    terms = {
-        "sync": active[0] * objective.w_sync * sum(sync, jnp.zeros(())) / boundaries,
-        "recon": objective.w_recon * sum(recon, jnp.zeros(())) / boundaries,
-    }
-    if objective.align_streams and align:
-        terms["align"] = objective.w_align * _mean(jnp.concatenate(align), jnp.concatenate(weights))
+    terms = {}
+    if sync:
+        terms["sync"] = active[0] * o.w_sync * sum(sync, jnp.zeros(())) / len(sync)
+    if recon:
+        terms["recon"] = o.w_recon * sum(recon, jnp.zeros(())) / len(recon)
+    if align:
+        terms["align"] = o.w_align * _mean(jnp.concatenate(align), jnp.concatenate(weights))
     return terms
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -176,7 +175,7 @@ def _initial_variables(
         preprocessing = workdir.preprocessing_of(config)
         batch = next(iter(calibration_batches(config, training, mesh)))
         images = jnp.asarray(preprocessing.normalize(batch["image"]))
-        variables = calibration.initialised_converters(hybrid, variables, images)
+        variables = calibration.initialised_converters(hybrid, variables, [images])
     return variables
 
 
@@ -184,11 +183,6 @@ def calibration_batches(
     config: RunConfig, training: pipeline.PreparedSource, mesh: Mesh
 ) -> Iterator[dict[str, Any]]:
     """Full batches of training images, about `calibration_examples` of them, drawn by the seed."""
-    size = min(config.eval_batch_size, len(training))
-    size = max(size // mesh.size, 1) * mesh.size
-    count = max(min(config.calibration_examples, len(training)) // size, 1)
-    # A set may be stored class by class: its first images are no sample of it.
-    order = np.resize(pipeline.epoch_order(len(training), config.seed, epoch=0), count * size)
-    for positions in order.reshape(count, size):
-        batch = training.batch(positions)
-        yield {"image": batch["image"], "label": batch["label"]}
+    return pipeline.sampled_batches(
+        training, config.calibration_examples, config.eval_batch_size, config.seed, mesh.size
+    )

@@ -25,9 +25,11 @@ Batch = Mapping[str, Any]
 uint8[batch, classes], `index`: int32[batch]."""
 
 Loss = Callable[
-    [Variables, jax.Array, jax.Array, Variables, jax.Array], tuple[jax.Array, LossOutputs]
+    [Variables, jax.Array, jax.Array, Variables, jax.Array, jax.Array],
+    tuple[jax.Array, LossOutputs],
 ]
-"""`(variables, images, labels, stacked masks, rng) -> (loss, outputs)`, of one device's batch."""
+"""`(variables, images, labels, stacked masks, rng, progress) -> (loss, outputs)`, of one device's
+batch; progress is the share of the run that is done, a f32 scalar."""
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """`(rng, uint8 images, global example indices) -> normalised f32 images`."""
@@ -63,6 +65,7 @@ class StepProgram:
       augment: see `Augment`.
       seed: of all randomness, which depends on nothing else but step and example index.
       micro_batches: into how many parts a device's batch is cut; see `per_device_step`.
+      steps: of the whole run, of which the loss is told the share that is done.
     """
 
     loss: Loss
@@ -72,6 +75,7 @@ class StepProgram:
     augment: Augment
     seed: int
     micro_batches: int = 1
+    steps: int = 1
 
     def init(self, variables: Variables) -> TrainState:
         """The state before the first step."""
@@ -100,6 +104,7 @@ def per_device_step(
     """
     rng = jax.random.fold_in(jax.random.key(program.seed), state.step)
     augment_rng, loss_rng = jax.random.split(rng)
+    progress = state.step / program.steps
     params = params_of(state.variables)
     leaves, structure = jax.tree.flatten(params)
     frozen = [label == FROZEN for label in jax.tree.leaves(program.labels)]
@@ -114,7 +119,7 @@ def per_device_step(
         variables = with_params(state.variables, merged(trained, leaves))
         variables[program.trained] = {**variables[program.trained], "batch_stats": stats}
         images = program.augment(augment_rng, part["image"], part["index"])
-        return program.loss(variables, images, part["label"], stacked_masks, loss_rng)
+        return program.loss(variables, images, part["label"], stacked_masks, loss_rng, progress)
 
     def found(stats: Any, part: Batch) -> tuple[Any, tuple[list[jax.Array], dict[str, jax.Array]]]:
         """Statistics after a micro-batch; its gradients, of trained leaves alone, and terms."""

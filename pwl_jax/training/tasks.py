@@ -24,6 +24,7 @@ from pwl_jax.training.optimizer import (
     make_optimizer,
     params_of,
 )
+from pwl_jax.training.recalibration import calibrated_over_all
 from pwl_jax.training.step import AXIS, Augment, Batch, StepProgram
 
 Batches = Callable[[], Iterable[Batch]]
@@ -96,9 +97,14 @@ def network_task(
         return {name: initial_variables(network.init, jax.random.key(config.seed))}
 
     def loss(
-        variables: Variables, images: jax.Array, labels: jax.Array, masks: Any, rng: jax.Array
+        variables: Variables,
+        images: jax.Array,
+        labels: jax.Array,
+        masks: Any,
+        rng: jax.Array,
+        progress: jax.Array,
     ) -> tuple[jax.Array, LossOutputs]:
-        del masks, rng
+        del masks, rng, progress
         outputs = network.apply(variables[name], images, train=True)
         stats = blend_moments(variables[name]["batch_stats"], outputs.moments)
         hard = hard_loss(outputs.logits, labels)
@@ -121,7 +127,7 @@ def network_task(
     labels = jax.tree.map(lambda _: STUDENT, params_of(abstract))
     optimizer = make_optimizer(config.optimizer, steps, labels)
     program = StepProgram(
-        loss, name, optimizer, labels, augment, config.seed, config.accumulate_steps
+        loss, name, optimizer, labels, augment, config.seed, config.accumulate_steps, steps
     )
     return Task(program, init, abstract, lambda variables: {}, assess, multi_label)
 
@@ -148,10 +154,15 @@ def distillation_task(
     evaluator = Evaluator(hybrid, mesh)
     moments_of = make_moments(hybrid, mesh)
     prefixes = Composition.prefixes(hybrid.num_blocks)[:-1]
+    if not config.objective.trains_hybrids:
+        prefixes = prefixes[:1]
 
     def assess(variables: Variables, validation: Batches, training: Batches) -> Assessment:
         if config.calibration_examples:
-            variables = calibrated(hybrid, variables, training(), normalize, moments_of, mesh)
+            if config.calibration_over == "all":
+                variables = calibrated_over_all(evaluator, variables, training(), normalize)
+            else:
+                variables = calibrated(hybrid, variables, training(), normalize, moments_of, mesh)
         found = evaluate_compositions(evaluator, variables, prefixes, validation(), normalize)
         values = {f"{c}/top1": result.score for c, result in found.items()}
         score = sum(values.values()) / len(values)
@@ -160,7 +171,7 @@ def distillation_task(
     optimizer = make_optimizer(config.optimizer, steps, labels)
     loss = functools.partial(distillation_loss, hybrid, config.objective)
     program = StepProgram(
-        loss, "student", optimizer, labels, augment, config.seed, config.accumulate_steps
+        loss, "student", optimizer, labels, augment, config.seed, config.accumulate_steps, steps
     )
     masks = functools.partial(prefix_masks, hybrid)
     return Task(program, functools.partial(init, hybrid), abstract, masks, assess)

@@ -1,5 +1,7 @@
+import itertools
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwl_jax.ladder import (
@@ -8,6 +10,7 @@ from pwl_jax.ladder import (
     Rung,
     Unit,
     area,
+    best_order,
     candidate_rungs,
     greedy_order,
     paying_rungs,
@@ -100,3 +103,36 @@ def test_greed_ends_at_the_teacher_one_block_a_step_and_ties_fall_to_the_earlies
 
     order = greedy_order(Composition.parse("SSSS"), gains, lambda unit: 1.0)
     assert order == Composition.prefixes(4)
+
+
+@settings(max_examples=40)
+@given(st.data(), st.integers(1, 4))
+def test_the_best_order_is_the_best_of_all(data, blocks):
+    numbers = st.integers(0, 1000)
+    gain = {c: data.draw(numbers) / 1000 for c in Composition.all(blocks)}
+    sizes = {}
+
+    def unit_bytes(unit):
+        # Encoder and decoder of a boundary differ: the total depends on the path.
+        if unit not in sizes:
+            sizes[unit] = float(data.draw(numbers))
+        return sizes[unit]
+
+    def climbed(swaps):
+        order = [Composition.prefix(blocks, 0)]
+        for block in swaps:
+            sources = list(order[-1].sources)
+            sources[block] = "T"
+            order.append(Composition(tuple(sources)))
+        return order
+
+    every = [climbed(swaps) for swaps in itertools.permutations(range(blocks))]
+    found = best_order(blocks, gain, unit_bytes)
+    assert found in every
+    best = max(area(order, gain, unit_bytes) for order in every)
+    assert area(found, gain, unit_bytes) == pytest.approx(best, abs=1e-12)
+
+
+def test_prefixes_where_no_order_is_better():
+    gain = dict.fromkeys(Composition.all(4), 0.5)
+    assert best_order(4, gain, lambda unit: 1.0) == Composition.prefixes(4)

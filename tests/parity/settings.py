@@ -13,7 +13,7 @@ from pwl_jax.hybrid import HybridNetwork
 from pwl_jax.interop.baseline import variables_of
 from pwl_jax.models.block_network import Variables
 from pwl_jax.models.registry import PairSpec
-from pwl_jax.training.objective import draw_sources
+from pwl_jax.training.drawing import draw_switch
 from tests.parity import torch_networks
 from tests.parity.pairs import small_pair
 
@@ -72,7 +72,7 @@ class Setting:
     def drawn(self, step: int) -> list[bool]:
         """The composition that our step draws in mode `random`: for each block, the teacher's?"""
         (key,) = jax.random.split(loss_key(step), 1)
-        return [bool(source) for source in draw_sources(key, self.network.num_blocks)]
+        return [bool(source) for source in draw_switch(key, self.network.num_blocks)]
 
 
 def loss_key(step: int) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pwl_jax.hybrid import HybridNetwork, walk
-from pwl_jax.hybrid.converters import least_squares
+from pwl_jax.hybrid.converters import LeastSquares
 from pwl_jax.ladder import Unit
 from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.training.calibration import calibrated, initialised_converters, make_moments
@@ -100,6 +100,13 @@ def test_a_student_without_statistics_comes_back_as_it_is():
     assert calibrated(hybrid, variables, [], normalize, None, None) is variables
 
 
+def least_squares(x, y, ridge=1e-4, batches=1):
+    fit = LeastSquares()
+    for a, b in zip(np.array_split(x, batches), np.array_split(y, batches), strict=True):
+        fit.add(a, b)
+    return fit.solve(ridge)
+
+
 def test_least_squares_finds_an_exactly_linear_relation():
     rng = np.random.default_rng(0)
     x = rng.normal(2.0, 1.0, (16, 4, 4, 5)).astype(np.float32)
@@ -111,6 +118,8 @@ def test_least_squares_finds_an_exactly_linear_relation():
     exact = least_squares(x, x @ kernel + bias, ridge=0.0)
     np.testing.assert_allclose(exact["kernel"], kernel, atol=1e-6)
     np.testing.assert_allclose(exact["bias"], bias, atol=1e-6)
+    parts = least_squares(x, x @ kernel + bias, ridge=0.0, batches=3)
+    np.testing.assert_allclose(parts["kernel"], kernel, atol=1e-6)
     assert exact["kernel"].dtype == exact["bias"].dtype == jnp.float32
 
 
@@ -127,7 +136,7 @@ def test_initialised_converters_map_features_onto_each_other_better_than_chance(
     hybrid = HybridNetwork.from_pair(tiny_pair("vgg"))
     variables = initial_variables(hybrid.init, jax.random.key(0))
     images = jnp.asarray(normalize(batches(1, 32)[0]["image"]))
-    fitted = initialised_converters(hybrid, variables, images)
+    fitted = initialised_converters(hybrid, variables, [images[:16], images[16:]])
     assert fitted["teacher"] is variables["teacher"]
     assert fitted["student"] is variables["student"]
     assert jax.tree.structure(fitted) == jax.tree.structure(variables)

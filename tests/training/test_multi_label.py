@@ -86,7 +86,9 @@ def test_the_step_trains_binary_cross_entropy_of_multi_hot_labels():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(16, *run.pair.teacher.input_shape)).astype(np.float32)
     labels = rng.integers(0, 2, (16, 10), dtype=np.uint8)
-    loss, outputs = jax.jit(task.program.loss)(variables, images, labels, {}, jax.random.key(0))
+    loss, outputs = jax.jit(task.program.loss)(
+        variables, images, labels, {}, jax.random.key(0), 0.0
+    )
     direct = jax.jit(functools.partial(network.apply, train=True))(variables["teacher"], images)
     expected = binary_cross_entropy(direct.logits, labels).mean()
     assert float(loss) == pytest.approx(expected, rel=1e-5)

@@ -12,10 +12,10 @@ from pwl_jax.hybrid import HybridNetwork, masks
 from pwl_jax.ladder import Composition, Unit
 from pwl_jax.models.initialisation import initial_variables
 from pwl_jax.training import losses
+from pwl_jax.training.drawing import draw_crossing, draw_switch
 from pwl_jax.training.objective import (
     Objective,
     distillation_loss,
-    draw_sources,
     prefix_masks,
     trained_streams,
 )
@@ -70,9 +70,9 @@ def separate():
 def distilled(name):
     outputs, _, teacher = separate()
     labels = setting()[3]
-    return float(
-        losses.distillation(teacher.logits, outputs[name].logits, labels, TEMPERATURE, ALPHA)
-    )
+    hard = losses.cross_entropy(outputs[name].logits, labels)
+    soft = losses.soft_cross_entropy(teacher.logits, outputs[name].logits, TEMPERATURE)
+    return float(ALPHA * hard + (1 - ALPHA) * soft)
 
 
 @functools.cache
@@ -124,7 +124,7 @@ def test_baseline_random_is_the_composition_it_drew():
     for seed in (2, 3, 4):
         terms, _ = terms_of(objective, seed=seed)
         (key,) = jax.random.split(jax.random.key(seed), 1)
-        sources = draw_sources(key, 3)
+        sources = draw_switch(key, 3)
         name = "".join("T" if source else "S" for source in sources)
         soft = losses.soft_cross_entropy(teacher.logits, outputs[name].logits, TEMPERATURE)
         assert terms["cross"] == pytest.approx(2 * float(soft), rel=1e-4)
@@ -197,10 +197,13 @@ def test_trained_streams_of_stacked_masks():
 def test_mixed_compositions_add_their_logit_losses():
     terms, _ = terms_of(Objective(mixed_compositions=2))
     names = [
-        "".join("T" if source else "S" for source in draw_sources(key, 3))
+        "".join("T" if source else "S" for source in draw_switch(key, 3))
         for key in jax.random.split(jax.random.key(2), 2)
     ]
     assert terms["mixed"] == pytest.approx(sum(map(distilled, names)), rel=1e-4)
+    # Other compositions, and the same program.
+    terms_of(Objective(mixed_compositions=2), seed=3)
+    assert compiled(Objective(mixed_compositions=2))._cache_size() == 1
 
 
 def test_statistics_are_kept_per_stream_or_shared_in_the_baselines_order():
@@ -227,7 +230,7 @@ def chex_close(got, expected):
 
 def test_drawn_compositions_are_never_pure_and_follow_the_baselines_rule():
     drawn = np.asarray(
-        jax.vmap(lambda k: draw_sources(k, 4))(jax.random.split(jax.random.key(0), 4000))
+        jax.vmap(lambda k: draw_switch(k, 4))(jax.random.split(jax.random.key(0), 4000))
     )
     counts = drawn.sum(1)
     assert counts.min() >= 1 and counts.max() <= 3
@@ -239,10 +242,149 @@ def test_drawn_compositions_are_never_pure_and_follow_the_baselines_rule():
     assert abs(drawn.mean() - 0.5) < 0.03
 
 
+@pytest.mark.slow
+def test_mixed_compositions_may_train_converters_alone():
+    hybrid, variables, images, labels = setting()
+    stacked = prefix_masks(hybrid, variables)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(mixed_trains, params):
+        objective = Objective(
+            mixed_compositions=1, mixed_rule="crossing", mixed_trains=mixed_trains
+        )
+
+        def mixed(params):
+            moved = {name: {**variables[name], "params": params[name]} for name in variables}
+            _, outputs = distillation_loss(
+                hybrid, objective, moved, images, labels, stacked, jax.random.key(2)
+            )
+            return outputs.terms["mixed"]
+
+        return jax.grad(mixed)(params)
+
+    params = {name: tree["params"] for name, tree in variables.items()}
+    alone, both = (gradient(what, params) for what in ("converters", "all"))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(alone["student"]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(both["student"]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(alone["decoders"]))
+    chex_close(alone["decoders"], both["decoders"])
+
+
+def test_drawn_crossings_are_no_prefixes_and_all_others_come():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    drawn = np.asarray(jax.vmap(lambda k: draw_crossing(k, 4))(keys))
+    names = ["".join("T" if source else "S" for source in row) for row in drawn]
+    counts = {str(c): names.count(str(c)) for c in Composition.all(4) if not c.is_prefix}
+    assert sum(counts.values()) == 2000
+    # Three boundaries and two free blocks make twelve equal chances, two of them STST.
+    for name, count in counts.items():
+        expected = 2000 * name.count("ST") / 12
+        assert abs(count - expected) < 4 * expected**0.5, name
+    np.testing.assert_array_equal(draw_crossing(jax.random.key(1), 2), [False, True])
+
+
+def test_terms_of_no_weight_are_not_computed():
+    kd = {"cross": "none", "align_streams": False, "w_sync": 0.0, "w_recon": 0.0}
+    student = separate()[0]["SSS"].logits
+    hard = float(losses.cross_entropy(student, setting()[3]))
+    terms, stats = terms_of(Objective(**kd))
+    assert terms.keys() == {"hard", "soft"}
+    assert terms["hard"] + terms["soft"] == pytest.approx(distilled("SSS"), rel=1e-5)
+    alone, _ = terms_of(Objective(**kd, alpha=1.0))
+    assert alone == {"hard": pytest.approx(hard, rel=1e-5)}
+    # Streams that were not run keep their statistics.
+    before = setting()[1]["student"]["batch_stats"]
+    chex_close(stats["entry0"], before["entry0"])
+
+
+def test_decoupled_distillation_takes_the_place_of_every_soft_loss():
+    outputs, _, teacher = separate()
+    labels = setting()[3]
+    terms, _ = terms_of(Objective(soft="dkd", temperature=4.0, w_others=2.0, align_streams=False))
+
+    def soft(name):
+        return float(
+            losses.decoupled_distillation(
+                teacher.logits, outputs[name].logits, labels, 4.0, 1.0, 2.0
+            )
+        )
+
+    assert terms["soft"] == pytest.approx((1 - ALPHA) * soft("SSS"), rel=1e-4)
+    cross = [
+        ALPHA * float(losses.cross_entropy(outputs[name].logits, labels)) + (1 - ALPHA) * soft(name)
+        for name in ("TSS", "TTS")
+    ]
+    assert terms["cross"] == pytest.approx(2 * np.mean(cross), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_each_prefix_may_imitate_the_next_one():
+    hybrid, variables, images, labels = setting()
+    outputs, _, teacher = separate()
+    objective = Objective(soft_target="next", align_streams=False)
+    terms, _ = terms_of(objective)
+    logits = [outputs[name].logits for name in ("SSS", "TSS", "TTS")] + [teacher.logits]
+
+    def soft(k):
+        return (1 - ALPHA) * float(losses.soft_cross_entropy(logits[k + 1], logits[k], TEMPERATURE))
+
+    assert terms["soft"] == pytest.approx(soft(0), rel=1e-4)
+    hard = [ALPHA * float(losses.cross_entropy(logits[k], labels)) for k in (1, 2)]
+    expected = 2 * np.mean([hard[0] + soft(1), hard[1] + soft(2)])
+    assert terms["cross"] == pytest.approx(expected, rel=1e-4)
+
+    def own_soft(entry):
+        moved = {**variables, "encoders": {**variables["encoders"], "params": entry}}
+        stacked = prefix_masks(hybrid, variables)
+        run = distillation_loss(
+            hybrid, objective, moved, images, labels, stacked, jax.random.key(0)
+        )
+        return run[1].terms["soft"]
+
+    # What is imitated is a constant: the encoders feed the next prefix and get nothing from it.
+    gradient = jax.jit(jax.grad(own_soft))(variables["encoders"]["params"])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_ramps_follow_the_progress_without_a_recompile():
+    hybrid, variables, images, labels = setting()
+    plain, _ = terms_of(Objective())
+    objective = Objective(ramps=[["align", 1, 0.2, 0.5], ["soft", 0, 1, 1]])
+    assert objective == Objective(ramps=(("align", 1.0, 0.2, 0.5), ("soft", 0.0, 1.0, 1.0)))
+    stacked = prefix_masks(hybrid, variables)
+
+    @jax.jit
+    def terms(progress):
+        return distillation_loss(
+            hybrid, objective, variables, images, labels, stacked, jax.random.key(2), progress
+        )
+
+    for progress, align, soft in ((0.0, 1.0, 0.0), (0.25, 0.6, 0.25), (0.75, 0.2, 0.75)):
+        total, outputs = terms(progress)
+        factors = {"align": align, "soft": soft}
+        assert outputs.terms.keys() == plain.keys()
+        for name, value in plain.items():
+            # The last bits of a sum in another program.
+            expected = factors.get(name, 1.0) * value
+            assert float(outputs.terms[name]) == pytest.approx(expected, rel=1e-4), name
+        np.testing.assert_allclose(total, sum(outputs.terms.values()), rtol=1e-6)
+    assert terms._cache_size() == 1
+
+
 @pytest.mark.parametrize(
-    "fields", [{"cross": "some"}, {"temperature": 0.0}, {"alpha": 1.5}, {"mixed_compositions": -1}]
+    "fields",
+    [
+        {"cross": "some"},
+        {"temperature": 0.0},
+        {"alpha": 1.5},
+        {"mixed_compositions": -1},
+        {"soft": "hard"},
+        {"mixed_rule": "any"},
+        {"ramps": [["nothing", 0, 1, 1]]},
+        {"ramps": [["align", 0, 1, 0]]},
+        {"soft_target": "next", "cross": "random"},
+    ],
 )
 def test_impossible_objectives_are_refused(fields):
-    (name,) = fields
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=next(iter(fields)).removesuffix("s")):
         Objective(**fields)

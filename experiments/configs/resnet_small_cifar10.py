@@ -1,0 +1,26 @@
+r"""A narrow ResNet on CIFAR-10 for two CPU cores: the small scale, minutes instead of days.
+
+Run:
+  python -m launch.train_teacher --config=experiments/configs/resnet_small_cifar10.py \
+      --config.data.data_dir=D --workdir=W/teacher
+  python -m launch.distill --config=experiments/configs/resnet_small_cifar10.py \
+      --config.data.data_dir=D --teacher=W/teacher --workdir=W/pwl
+  python -m launch.evaluate --workdir=W/pwl --orders=all
+
+Needs: cifar10 prepared by TFDS as ArrayRecord below D; two CPU cores for about ten minutes in
+all, teacher included (extrapolated from the time of single steps).
+The pair: 701,754 and 78,082 parameters; the teacher half the baseline's width with two layers a
+block, the student half of that with one; the first stage halves the map.
+The config's variant names another objective of experiments/objectives.py:
+`--config=.../resnet_small_cifar10.py:kd`.
+Figures: those of `python -m experiments.reproduce`, in experiments/results.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import recipes
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config with our objective, or with another one; `runlocal` is digits in seconds."""
+    return recipes.small("resnet", "cifar10", variant)

@@ -1,0 +1,26 @@
+r"""A small ViT on CIFAR-100 for two CPU cores: the small scale, minutes instead of days.
+
+Run:
+  python -m launch.train_teacher --config=experiments/configs/vit_small_cifar100.py \
+      --config.data.data_dir=D --workdir=W/teacher
+  python -m launch.distill --config=experiments/configs/vit_small_cifar100.py \
+      --config.data.data_dir=D --teacher=W/teacher --workdir=W/pwl
+  python -m launch.evaluate --workdir=W/pwl --orders=all
+
+Needs: cifar100 prepared by TFDS as ArrayRecord below D; two CPU cores for about 45 minutes in all,
+teacher included (extrapolated from the time of single steps).
+The pair: Patches of 4x4, the teacher 8 layers of width 64, the
+student 4 of width 32.
+The config's variant names another objective of experiments/objectives.py:
+`--config=.../vit_small_cifar100.py:kd`.
+Figures: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import recipes
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config with our objective, or with another one; `runlocal` is digits in seconds."""
+    return recipes.small("vit", "cifar100", variant)
