@@ -1,14 +1,14 @@
 r"""More models than fit into memory, and requests that switch between them.
 
-  python -m experiments.benchmarks.model_switching [--rounds=5] [--models=6] [--share=0.333] \
+  python -m experiments.benchmarks.model_switching [--rounds=3] [--models=6] [--share=0.333] \
       [--workdirs=W1/pwl,W2/pwl,...] [--config=lenet5_digits] [--drawn=resnet_quarter]
 
 Requests ask for one of K models by Zipf's law; which model is how popular changes between the
-phases of the trace. All policies serve the same trace, one request after the other, each in a
-process of its own, with memory for a third of the teachers' weights: full models under LRU and the
-same in int8 (bare ONNX Runtime), students alone, and a pool of live models, whose students stay
-while models in demand climb in the background and go back down when others need the room. The
-time to first answer counts loading where the model is not there.
+phases of the trace. All policies serve the same trace, each in a process of its own, each request
+some milliseconds after the answer to the one before, with memory for a third of the teachers'
+weights: full models under LRU and the same in int8 (bare ONNX Runtime), students alone, and a pool
+of live models, whose students stay while models in demand climb in the background and go back down
+when others need the room. The time to first answer counts loading where the model is not there.
 
 Two cases: pairs trained from K seeds on scikit-learn's digits (or --workdirs of your own), whose
 answers are judged; and heavier ones of the registry with drawn weights, for speed and bytes only.
@@ -50,11 +50,12 @@ _DRAWN = flags.DEFINE_string(
 )
 _MODELS = flags.DEFINE_integer("models", 6, "K, where models are made here.", lower_bound=2)
 _SHARE = flags.DEFINE_float("share", 1 / 3, "Of the teachers' weights that memory holds.", 0.0)
-_REQUESTS = flags.DEFINE_integer("requests", 3000, "Of the first case.", lower_bound=1)
-_DRAWN_REQUESTS = flags.DEFINE_integer("drawn_requests", 450, "Of the second.", lower_bound=1)
+_REQUESTS = flags.DEFINE_integer("requests", 2000, "Of the first case.", lower_bound=1)
+_DRAWN_REQUESTS = flags.DEFINE_integer("drawn_requests", 300, "Of the second.", lower_bound=1)
 _ZIPF = flags.DEFINE_float("zipf", 1.0, "Popularity is 1 / rank to this power.", 0.0)
 _PHASES = flags.DEFINE_integer("phases", 3, "Orders of popularity, one after another.", 1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Processes of each policy.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each policy.", lower_bound=1)
+_PAUSE = flags.DEFINE_float("pause_ms", 3.0, "Between an answer and the next request.", 0.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the trace.")
 _EXECUTOR = flags.DEFINE_string("executor", "onnxruntime", "Of live models: onnxruntime or jax.")
 _SLACK = flags.DEFINE_integer(
@@ -91,6 +92,7 @@ def main() -> None:
             "phases": _PHASES.value,
             "seed": _SEED.value,
             "loop": "closed, one request at a time",
+            "pause_ms": _PAUSE.value,
         },
         "answered_by": {case.name: case.answered_by() for case in cases},
     }
@@ -132,6 +134,7 @@ def _measured(named: tuple[str, list[Model]], requests: int) -> Case:
                     trace,
                     budget,
                     _EXECUTOR.value,
+                    pause=_PAUSE.value / 1e3,
                     groups=(group,) if group else (),
                     cores=_some_cores(),
                 )

@@ -26,6 +26,7 @@ class Work:
       trace: (index of the model, number of the image) of each request.
       budget: bytes of weights.
       executor: of live models.
+      pause: seconds between an answer and the next request, while models go on climbing.
       groups: control groups to join before the first model, by their folders.
       cores: processors to stay on; none: all.
     """
@@ -35,6 +36,7 @@ class Work:
     trace: tuple[tuple[int, int], ...]
     budget: int
     executor: str
+    pause: float = 0.0
     groups: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
 
@@ -76,6 +78,7 @@ def measured(work: Work) -> dict[str, Any]:
             right.append(-1 if label < 0 else int(found == label))
             answered_by.append(by)
             policy.settle()
+            time.sleep(work.pause)
         end = _read_bytes()
         peak = peak_bytes()
     finally:

@@ -1,5 +1,8 @@
 """Live models: answer from the first rung on, climb while answering. Imports no JAX."""
 
+from typing import TYPE_CHECKING
+
+from pwl_jax.lazy import lazily
 from pwl_jax.runtime.answers import Event, Prediction, Progress
 from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.batching import LARGEST_BATCH, bucket, padded_batches
@@ -14,9 +17,14 @@ from pwl_jax.runtime.executor import (
     executor_names,
 )
 from pwl_jax.runtime.live_model import LiveModel, NotReadyError
-from pwl_jax.runtime.model_pool import ModelPool, PoolError
 from pwl_jax.runtime.plan import LiveModelError
 from pwl_jax.runtime.policy import ClimbState, Decision, InOrder, Limits, Policy
+
+if TYPE_CHECKING:
+    from pwl_jax.runtime.model_pool import ModelPool, PoolError
+
+# Who serves one model needs none of these.
+__getattr__ = lazily(__name__, dict.fromkeys(("ModelPool", "PoolError"), "model_pool"))
 
 __all__ = [
     "LARGEST_BATCH",

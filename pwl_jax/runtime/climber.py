@@ -10,17 +10,17 @@ import numpy as np
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Rung
 from pwl_jax.runtime.answers import Event, EventKind, Progress, State
-from pwl_jax.runtime.background import return_freed_memory
 from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.event_log import EventLog
-from pwl_jax.runtime.hand_over import Successor, judged, probes
 from pwl_jax.runtime.policy import ClimbState, Limits, Policy
 from pwl_jax.runtime.rung_loader import RungLoader
 from pwl_jax.runtime.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import logging
+
+    from pwl_jax.runtime.hand_over import Successor
 
 # Powers of two never come near it; it bounds what callers who forbid padding can make us compile.
 _BATCHES_KEPT = 16
@@ -56,7 +56,7 @@ class Climber:
         limits: Limits,
         warm_batches: Sequence[int],
         on_event: Callable[[Event], None] | None,
-        successor: Successor | None = None,
+        successor: "Successor | None" = None,
     ) -> None:
         self.snapshot: Snapshot | None = None
         self.log = EventLog(on_event)
@@ -326,8 +326,7 @@ class Climber:
     def _attempt_succession(self, commands: int) -> None:
         """Has the successor take over the rung that answers, or gives it up."""
         successor, here = self._successor, self.snapshot
-        if successor is None or here is None:
-            return
+        assert successor is not None and here is not None
         try:
             reason = self._succeed(successor, here, commands)
         except _Abandoned:
@@ -342,8 +341,10 @@ class Climber:
             message = f"{here.executor.name} answers on; {successor.name}: {reason}"
             self._emit("executor", here.rung.name, message)
 
-    def _succeed(self, successor: Successor, here: Snapshot, commands: int) -> str:
+    def _succeed(self, successor: "Successor", here: Snapshot, commands: int) -> str:
         """Why the executor stays; empty once the other one answers."""
+        from pwl_jax.runtime.hand_over import judged, probes
+
         if successor.executor is None:
             return f"cannot start: {successor.error!s}"
         loader, rung = self._loader.beside(successor.executor), here.rung
@@ -385,6 +386,8 @@ class Climber:
             kept += self.rungs[target + 1 : above]
         self._loader.keep(kept)
         if self._limits.memory_budget is not None:
+            from pwl_jax.runtime.background import return_freed_memory
+
             return_freed_memory()
 
     def _wait_for_memory(self, needed: int, commands: int) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import gc
 import hashlib
 import importlib
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -158,6 +157,9 @@ def successor_of(name: str, formats: Sequence[str]) -> str | None:
     Its library is looked for and not imported, and it must be able to run a bundle with programs in
     these formats.
     """
+    # Not for a first answer.
+    import importlib.util
+
     names = executor_names()
     for later in names[names.index(name) + 1 :] if name in names else ():
         # Executors are called after their libraries.

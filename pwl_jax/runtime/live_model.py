@@ -5,7 +5,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from pwl_jax.runtime.batching import LARGEST_BATCH, padded_batches
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.climber import Climber
 from pwl_jax.runtime.executor import Executor, create_executor, successor_of
-from pwl_jax.runtime.hand_over import Successor
 from pwl_jax.runtime.plan import LiveModelError, planned_index, program_formats, rungs_to_climb
 from pwl_jax.runtime.policy import InOrder, Limits, Policy
+
+if TYPE_CHECKING:
+    from pwl_jax.runtime.hand_over import Successor
 
 
 class NotReadyError(LiveModelError):
@@ -123,7 +125,7 @@ class LiveModel:
             limits=limits,
             warm_batches=warm_batches,
             on_event=on_event,
-            successor=Successor(later, lambda: create_executor(later, formats)) if later else None,
+            successor=_successor(later, formats) if later else None,
         )
         self._largest_batch = largest_batch
         self._exact_batches = exact_batches
@@ -363,3 +365,10 @@ class LiveModel:
             if error is not None and not climber.resting:
                 raise error
             raise LiveModelError(f"no rung answers: {self._standing()}")
+
+
+def _successor(name: str, formats: Sequence[str]) -> "Successor":
+    # Not for a first answer.
+    from pwl_jax.runtime.hand_over import Successor
+
+    return Successor(name, lambda: create_executor(name, formats))

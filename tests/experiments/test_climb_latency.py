@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments.benchmarks import climb_latency
-from experiments.benchmarks.climb_latency import expected_logits, latency_rows, soak_rows
+from experiments.benchmarks import climb_rows
+from experiments.benchmarks.climb_rows import expected_logits, latency_rows, soak_rows
 from experiments.benchmarks.drawn_bundle import write_drawn_bundle
 from experiments.benchmarks.open_loop import arrivals, latencies, saturating_rate
 from pwl_jax.ladder import EXACT
@@ -54,7 +54,7 @@ def test_the_saturating_rate_is_that_of_callers_who_never_pause():
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["onnxruntime", "jax"])
 def test_latency_while_climbing(bundle, executor, monkeypatch):
-    monkeypatch.setattr(climb_latency, "_SATURATING", 0.5)
+    monkeypatch.setattr(climb_rows, "_SATURATING", 0.5)
     rows = {row.metric: row for row in latency_rows(bundle, "lenet5", executor, 2, 2)}
     ratio = rows["p99, climbing by idle"]
     assert len(ratio.samples) == 2 and min(ratio.samples) > 0 and ratio.target == "<= 1.5"
@@ -77,6 +77,6 @@ def test_a_soak_sees_a_rung_that_answers_otherwise(bundle, monkeypatch):
         (rung, name), *_ = logits
         return image, {**logits, (rung, name): np.nextafter(logits[rung, name], np.float32(9))}
 
-    monkeypatch.setattr(climb_latency, "expected_logits", other)
+    monkeypatch.setattr(climb_rows, "expected_logits", other)
     _, wrong, _, _ = soak_rows(bundle, "lenet5", "onnxruntime", 1000)
     assert wrong.median > 0 and not wrong.met

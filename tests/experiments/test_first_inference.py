@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments.benchmarks import first_rows
-from tests.tiny_runs import ROOT
+from tests.commands import ROOT
 
 SECONDS = {
     "PyTorch, teacher": (8.0, 10.0),

@@ -11,7 +11,8 @@ import pytest
 from experiments.benchmarks import control_group, switching_policies, switching_report
 from experiments.benchmarks.switching_policies import FULL, INT8, OURS, POLICIES, STUDENTS, Model
 from experiments.benchmarks.switching_report import Case, Outcome
-from tests import commands, tiny_runs
+from tests import tiny_runs
+from tests.commands import launched
 
 
 def outcome(seconds, right, answered_by=("SSSS@4", "TTTT@exact"), peak=100):
@@ -126,7 +127,7 @@ def test_the_benchmark_runs(tmp_path):
         f"--results_dir={tmp_path}",
         "--name=tiny",
     )
-    done = commands.launched(*line)
+    done = launched(*line)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "model_switching" / "tiny.json").read_text())
     assert (tmp_path / "model_switching" / "tiny.png").stat().st_size > 10_000
@@ -140,5 +141,5 @@ def test_the_benchmark_runs(tmp_path):
     assert set(found["answered_by"]["2 workdirs"][FULL]) == {"teacher"}
     assert all(name.startswith("SS") for name in found["answered_by"]["2 workdirs"][STUDENTS])
     assert str(tmp_path) not in json.dumps(found)
-    refused = commands.launched(line[0], "--config=nowhere", f"--workdir={tmp_path / 'models'}")
+    refused = launched(line[0], "--config=nowhere", f"--workdir={tmp_path / 'models'}")
     assert refused.returncode == 1 and "--config is 'nowhere'; expected one of" in refused.stderr

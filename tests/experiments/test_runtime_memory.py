@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.benchmarks.drawn_bundle import write_drawn_bundle
-from experiments.benchmarks.runtime_memory import SLACK, executor_rows
+from experiments.benchmarks.memory_rows import SLACK, executor_rows
 from pwl_jax.ladder import EXACT
 from pwl_jax.models import registry
 from pwl_jax.models.registry import PairSpec

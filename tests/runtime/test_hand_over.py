@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from pwl_jax.runtime import LiveModel, create_executor, executor, hand_over
+from pwl_jax.runtime import LiveModel, create_executor, hand_over
 from pwl_jax.runtime.hand_over import Successor, judged, probes, time_ratio
 from pwl_jax.runtime.jax_executor import JaxExecutor
 from pwl_jax.serving import serve_folder
@@ -294,7 +294,7 @@ def test_nothing_compiles_after_the_move(bundle, faster):
 def test_jax_is_not_looked_at_where_it_cannot_be_used(bundle, tmp_path, monkeypatch, missing):
     folder = bundle
     if missing == "library":
-        monkeypatch.setattr(executor.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     else:
         folder = tmp_path / "bundle"
         tiny.write_bundle(folder, ["onnx"])
