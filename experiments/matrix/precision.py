@@ -120,7 +120,8 @@ def write(
     prefixes = Composition.prefixes(model.hybrid.num_blocks)
     config, examples = model.config, next(iter(found.values())).examples
     title = (
-        f"{config.pair.name} on {config.data.name}, {config.epochs} epoch{'s' * (config.epochs != 1)}, seed {config.seed}, "
+        f"{config.pair.name} on {config.data.name}, {config.epochs} "
+        f"epoch{'s' * (config.epochs != 1)}, seed {config.seed}, "
         f"step {model.step}, {examples:,} test images, {jax.devices()[0].device_kind}"
     )
     teacher, student = (
