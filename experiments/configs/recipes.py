@@ -16,7 +16,7 @@ from pwl_jax.training.workdir import read_config
 LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 """Fields of a ResNet whose images are large: the stem of the ImageNet networks."""
 
-SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (8, 4), "vit": (10, 4)}
+SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (8, 3), "vit": (10, 4)}
 """Of the small pairs' teachers and distillations: minutes on two CPU cores."""
 
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")

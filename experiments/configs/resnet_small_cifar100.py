@@ -7,7 +7,7 @@ Run:
       --config.data.data_dir=D --teacher=W/teacher --workdir=W/pwl
   python -m launch.evaluate --workdir=W/pwl --orders=all
 
-Needs: cifar100 prepared by TFDS as ArrayRecord below D; two CPU cores for about ten minutes in
+Needs: cifar100 prepared by TFDS as ArrayRecord below D; two CPU cores for about 15 minutes in
 all, teacher included (extrapolated from the time of single steps).
 The pair: The teacher half the baseline's width with two layers a
 block, the student half of that with one; the first stage halves the map.
