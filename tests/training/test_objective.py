@@ -203,7 +203,7 @@ def test_mixed_compositions_add_their_logit_losses():
     assert terms["mixed"] == pytest.approx(sum(map(distilled, names)), rel=1e-4)
     # Other compositions, and the same program.
     terms_of(Objective(mixed_compositions=2), seed=3)
-    assert compiled(Objective(mixed_compositions=2))._cache_size() == 1
+    assert compiled(Objective(mixed_compositions=2), "per_stream")._cache_size() == 1
 
 
 def test_statistics_are_kept_per_stream_or_shared_in_the_baselines_order():
