@@ -13,26 +13,43 @@ NICENESS = 10
 
 
 def in_background(call: Callable[[], _T]) -> _T:
-    """The result of `call`, made in a thread that the system runs when others leave it time.
+    """The result of `call`, made in a thread that the system runs when others leave it time."""
 
-    Each call has its own thread, as what once stood back may not come forward again, and as the
-    threads of libraries inherit it. Only Linux has threads of different niceness; elsewhere it is
-    a thread like any other.
+    def run() -> _T:
+        stand_back()
+        return call()
+
+    return apart(run)
+
+
+def stand_back() -> None:
+    """Lets other threads go before this one from now on; it may not come forward again.
+
+    Threads that it starts later inherit it. Only Linux has threads of different niceness; elsewhere
+    nothing changes.
+    """
+    if sys.platform == "linux":
+        own = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, own) + NICENESS
+        os.setpriority(os.PRIO_PROCESS, own, niceness)
+
+
+def apart(call: Callable[[], _T], *, daemon: bool = True) -> _T:
+    """The result of `call`, made in a thread of its own, which ends with it.
+
+    Args:
+      call: may raise; the error is raised here.
+      daemon: whether the process may end meanwhile.
     """
     outcome: dict[str, Any] = {}
 
     def run() -> None:
         try:
-            if sys.platform == "linux":
-                own = threading.get_native_id()
-                os.setpriority(
-                    os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICENESS
-                )
             outcome["result"] = call()
         except BaseException as error:
             outcome["error"] = error
 
-    thread = threading.Thread(target=run, name="pwl-background", daemon=True)
+    thread = threading.Thread(target=run, name="pwl-background", daemon=daemon)
     thread.start()
     thread.join()
     if "error" in outcome:

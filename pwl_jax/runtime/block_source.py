@@ -146,11 +146,11 @@ class BlockSource:
         """What a rung loads, in the order of execution. Identity converters are nothing."""
         return tuple(key for key in rung.stages().items() if not self._is_identity(key[0]))
 
-    def chain(self, rung: Rung, blocks: Mapping[BlockKey, Block]) -> Chain:
-        """What computes a rung from its loaded blocks."""
+    def chain(self, rung: Rung, blocks: Mapping[BlockKey, Block], *, aside: bool = False) -> Chain:
+        """What computes a rung from its loaded blocks; see `Executor.join`."""
         stream = rung.composition.stream
         steps = [Step(blocks[key], stream(key[0])) for key in self.keys(rung)]
-        return self.executor.join(steps, lean=self._lean)
+        return self.executor.join(steps, lean=self._lean, aside=aside)
 
     def _missing(self, rung: Rung) -> dict[str, int]:
         read = self._reader.files_read

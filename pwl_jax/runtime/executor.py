@@ -130,10 +130,11 @@ class Executor(Protocol):
         """Moves a unit's tensors to where they are computed with."""
         ...
 
-    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+    def join(self, steps: Sequence[Step], *, lean: bool = False, aside: bool = False) -> Chain:
         """What runs loaded blocks one after the other, at least one.
 
-        With `lean` it holds no copies of their weights, as far as it can do without.
+        With `lean` it holds no copies of their weights, as far as it can do without. With `aside`
+        requests are being answered meanwhile, and go first.
         """
         ...
 

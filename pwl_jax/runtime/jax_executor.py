@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from pwl_jax.ladder import Unit
+from pwl_jax.runtime.background import apart
 from pwl_jax.runtime.executable_cache import ExecutableCache
 from pwl_jax.runtime.executor import Block, Chain, ExecutorError, Program, Step
 
@@ -118,7 +119,7 @@ class JaxExecutor:
         self._jax.block_until_ready(placed)
         return Block(program, placed, sum(array.nbytes for array in placed.values()))
 
-    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+    def join(self, steps: Sequence[Step], *, lean: bool = False, aside: bool = False) -> Chain:
         """The programs with their weights in the order of the arguments; compiles nothing yet.
 
         There never are copies.
@@ -230,18 +231,4 @@ def _apart(call: Callable[[], _T]) -> _T:
     Tracing leaves exceptions in reference cycles, and through their tracebacks every frame below:
     in the caller's thread these would hold replaced weights until the garbage collector ran.
     """
-    outcome: dict[str, Any] = {}
-
-    def run() -> None:
-        try:
-            outcome["result"] = call()
-        except BaseException as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=run, name="pwl-compile")
-    thread.start()
-    thread.join()
-    if "error" in outcome:
-        # Popped, so that the error's traceback does not hold the error.
-        raise outcome.pop("error")
-    return outcome["result"]
+    return apart(call, daemon=False)

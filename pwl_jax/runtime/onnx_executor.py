@@ -4,13 +4,15 @@ ONNX Runtime is imported when the first executor is made, never with this module
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pwl_jax.ladder import Unit
+from pwl_jax.runtime.background import apart, stand_back
 from pwl_jax.runtime.executor import Block, Chain, ExecutorError, Program, Step
 from pwl_jax.runtime.onnx_chain import INPUT, OUTPUT, chain, link
 
@@ -91,19 +93,20 @@ class OnnxExecutor:
         values = {name: self._value(array) for name, array in arrays.items()}
         return Block(program, values, sum(array.nbytes for array in arrays.values()))
 
-    def join(self, steps: Sequence[Step], *, lean: bool = False) -> Chain:
+    def join(self, steps: Sequence[Step], *, lean: bool = False, aside: bool = False) -> Chain:
         """Makes the session of a chain, with copies of weights that are laid out for speed.
 
         Args:
           steps: in the order of execution.
           lean: large weights are read where the blocks hold them, unless a unit cannot be run so.
+          aside: requests are being answered meanwhile, and go first.
 
         Raises:
           ExecutorError: ONNX Runtime does not take a unit's program, or not the units one after
             the other.
         """
         try:
-            session = self._lean_session(steps) if lean else self._session(steps)
+            session = self._joined(steps, lean, aside)
         except Exception as error:
             # Its exceptions have no class in common but this one.
             raise self._blamed(steps, error) from error
@@ -127,14 +130,14 @@ class OnnxExecutor:
             raise ExecutorError(f"program of {first}: {error}") from error
         return np.asarray(logits, dtype=np.float32)
 
-    def _lean_session(self, steps: Sequence[Step]) -> Any:
-        if os.name == "posix":
+    def _joined(self, steps: Sequence[Step], lean: bool, aside: bool) -> Any:
+        if lean and os.name == "posix":
             # It fails where a large weight's values are needed beforehand, to compute from them.
             with contextlib.suppress(Exception):
-                return self._session(steps, lean=True)
-        return self._session(steps)
+                return self._session(steps, lean=True, aside=aside)
+        return self._session(steps, aside=aside)
 
-    def _session(self, steps: Sequence[Step], lean: bool = False) -> Any:
+    def _session(self, steps: Sequence[Step], *, lean: bool = False, aside: bool = False) -> Any:
         constants = {}
         for step in steps:
             program = step.block.program
@@ -166,9 +169,13 @@ class OnnxExecutor:
                 options.add_initializer(name, constants.pop(name))
         if constants:
             options.add_external_initializers(list(constants), list(constants.values()))
-        return self._runtime.InferenceSession(
-            chain(links, described), options, providers=["CPUExecutionProvider"]
+        make = functools.partial(
+            self._runtime.InferenceSession,
+            chain(links, described),
+            options,
+            providers=["CPUExecutionProvider"],
         )
+        return apart(lambda: make(disabled_optimizers=_standing_back())) if aside else make()
 
     def _blamed(self, steps: Sequence[Step], error: Exception) -> ExecutorError:
         """The error of the first step that cannot be run alone; else that of all together."""
@@ -184,6 +191,15 @@ class OnnxExecutor:
 
     def _value(self, array: np.ndarray) -> Any:
         return self._runtime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _standing_back() -> Iterator[str]:
+    """No optimizers. They are asked for when a session has its threads and begins to compute.
+
+    Those threads answer requests later and so must not inherit that their maker stood back.
+    """
+    stand_back()
+    yield from ()
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ class RungLoader:
                 self._held[key] = _in_background(load) if aside else load()
                 self.seconds += time.monotonic() - began
                 self.bytes_loaded += self.source.bytes_fetched - before
-        chain = self.source.chain(rung, self._held)
+        chain = self.source.chain(rung, self._held, aside=aside)
         return Snapshot(index, rung, self.source.executor, chain)
 
     def keep(self, rungs: Iterable[Rung]) -> None:

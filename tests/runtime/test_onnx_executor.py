@@ -1,15 +1,26 @@
 """The executor of edge CPUs: the same answers as NumPy's, from the same shards as JAX's."""
 
 import gc
+import os
+import sys
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 from pwl_jax.ladder import Composition, Unit
-from pwl_jax.runtime import ExecutorError, LiveModel, Step, create_executor, onnx_executor
+from pwl_jax.runtime import (
+    ExecutorError,
+    LiveModel,
+    Step,
+    background,
+    create_executor,
+    onnx_executor,
+)
+from pwl_jax.runtime.onnx_executor import OnnxExecutor
 from tests import tiny_bundle as tiny
 
 pytest.importorskip("onnxruntime")
@@ -224,3 +235,29 @@ def test_a_lean_chain_lets_go_of_its_weights(monkeypatch):
     block = weakref.ref(chain.steps[0].block)
     del chain
     assert block() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
+def test_a_session_made_aside_has_threads_that_do_not_stand_back(monkeypatch):
+    """Its maker does, once these exist; they would inherit it, and answer requests later."""
+    begun = threads()
+    seen = []
+
+    def standing_back():
+        maker = {threading.get_native_id()}
+        seen.append(threads() - begun - maker)
+        background.stand_back()
+
+    monkeypatch.setattr(onnx_executor, "stand_back", standing_back)
+    executor = OnnxExecutor(threads=3)
+    chain = executor.join(tiny.steps_of(executor, "TSS"), aside=True)
+    (own,) = seen
+    assert len(own) == 2
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in own} == {here}
+    plain = executor.join(tiny.steps_of(executor, "TSS"))
+    np.testing.assert_array_equal(executor.run(chain, IMAGES), executor.run(plain, IMAGES))
+
+
+def threads():
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
