@@ -9,35 +9,12 @@ family share its runs, as long as they share --workdir.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from experiments.matrix.children import Children
+from experiments.matrix.tables import TABLES, command_of
 from launch import cli
-
-MATRIX, PRECISION = "experiments.comparison_matrix", "experiments.rung_precision"
-TABLES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{
-        family: (MATRIX, {"families": family, "name": f"{family}_small_cifar10"})
-        for family in ("resnet", "vit", "vgg", "lenet5")
-    },
-    **{
-        f"{family}_ablation": (
-            MATRIX,
-            {"families": family, "table": "ablation", "name": f"{family}_small_cifar10_ablation"},
-        )
-        for family in ("resnet", "vit")
-    },
-    **{
-        f"{family}_precision": (
-            PRECISION,
-            {"workdir": f"{family}/ours/seed0", "name": f"{family}_small_cifar10_precision"},
-        )
-        for family in ("resnet", "vit")
-    },
-}
-"""The module that makes a table, and its flags; a precision table needs the runs of its family."""
 
 _TABLE = flags.DEFINE_enum("table", None, [*TABLES, "all"], "Which one.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
@@ -54,16 +31,6 @@ def main() -> None:
         if not children.run([sys.executable, "-m", *command]):
             print("stopped; the same command goes on from here")
             break
-
-
-def command_of(name: str, workdir: str, data_dir: str | None) -> list[str]:
-    """The module and flags that make a table."""
-    module, given = TABLES[name]
-    below = given.get("workdir")
-    given = {**given, "workdir": f"{workdir}/{below}" if below else workdir}
-    if data_dir is not None:
-        given["data_dir"] = data_dir
-    return [module, *(f"--{flag}={value}" for flag, value in given.items())]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from experiments import results_file
@@ -36,6 +35,7 @@ from experiments.benchmarks.control_group import memory_group
 from experiments.benchmarks.switching_policies import POLICIES, Model
 from experiments.benchmarks.switching_report import Case, Outcome
 from experiments.benchmarks.switching_worker import Work
+from experiments.benchmarks.zipf_trace import zipf_trace
 from experiments.results_file import table, write_results
 from launch import cli
 from pwl_jax.errors import UserError
@@ -141,24 +141,6 @@ def _measured(named: tuple[str, list[Model]], requests: int) -> Case:
                 outcomes[policy].append(_ran(work))
     group_said = f"{said}, {limit} bytes" if group else said
     return Case(name, tuple(models), budget, outcomes, group_said)
-
-
-def zipf_trace(
-    models: int, requests: int, exponent: float, phases: int, seed: int
-) -> tuple[tuple[int, int], ...]:
-    """(index of the model, number of its image) of each request.
-
-    Within a phase the r-th most popular model is asked for with a probability in proportion to
-    1 / r ** exponent; each phase draws the models' ranks anew.
-    """
-    rng = np.random.default_rng(seed)
-    popularity = 1.0 / np.arange(1, models + 1) ** exponent
-    asked: list[int] = []
-    for phase in np.array_split(np.arange(requests), phases):
-        ranked = rng.permutation(models)
-        asked += ranked[rng.choice(models, len(phase), p=popularity / popularity.sum())].tolist()
-    numbers = rng.integers(0, 1 << 30, requests).tolist()
-    return tuple(zip(asked, numbers, strict=True))
 
 
 def _ran(work: Work) -> Outcome:

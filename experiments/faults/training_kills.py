@@ -22,7 +22,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.faults.killed_runs import Command, Kill, metric_lines, moments
+from experiments.faults.differing_runs import differing_leaves, differing_lines
+from experiments.faults.killed_runs import Command, Kill, moments
 from experiments.results_file import Row, table, write_results
 from launch import cli
 from pwl_jax.errors import UserError
@@ -43,7 +44,7 @@ def main() -> None:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="training-kills-") as folder:
         peace, hit, kills = _runs(Path(folder), _KILLS.value, _SEED.value, _FEEDING.value)
-        rows = _rows(kills, _differing_leaves(hit, peace), _differing_lines(hit, peace))
+        rows = _rows(kills, differing_leaves(hit, peace), differing_lines(hit, peace))
     rows.append(Row("all", "time", "s", (time.perf_counter() - begin,)))
     print("\n".join(table(rows)))
     path = write_results(
@@ -97,31 +98,6 @@ def _command(folder: Path, workdir: Path, arguments: Sequence[str]) -> Command:
     line = [sys.executable, "-m", *arguments, f"--workdir={workdir}"]
     ahead = _STEPS_PER_EPOCH // _SAVE_EVERY
     return Command(line, environment, workdir, _SAVE_EVERY, ahead)
-
-
-def _differing_leaves(ours: Path, theirs: Path) -> int:
-    """How many leaves differ in a bit: of the last result, and of the state to resume from."""
-    import orbax.checkpoint as ocp
-
-    count = 0
-    for name in ("last", "resume"):
-        step = max(int(path.name) for path in (theirs / "checkpoints" / name).glob("[0-9]*"))
-        item = {"last": "default", "resume": "state"}[name]
-        flat = []
-        for workdir in (ours, theirs):
-            with ocp.StandardCheckpointer() as checkpointer:
-                tree = checkpointer.restore(workdir / "checkpoints" / name / str(step) / item)
-            flat.append(ocp.tree.to_flat_dict(tree, sep="/"))
-        a, b = flat
-        count += len(a.keys() ^ b.keys())
-        count += sum(bytes(a[leaf]) != bytes(b[leaf]) for leaf in a.keys() & b.keys())
-    return count
-
-
-def _differing_lines(ours: Path, theirs: Path) -> int:
-    """How many lines of metrics are missing, too many, or others."""
-    a, b = metric_lines(ours), metric_lines(theirs)
-    return abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))
 
 
 def _rows(kills: Sequence[Kill], leaves: int, lines: int) -> list[Row]:

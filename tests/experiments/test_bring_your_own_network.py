@@ -80,7 +80,7 @@ def test_the_page_says_how_each_command_knows_the_family():
         assert (f"--import={MODULE}" in command) == reads_workdir, command
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_pair_is_better_than_chance_and_every_composition_runs(folder):
     rows = json.loads((folder / "pwl" / "compositions.json").read_text())
     assert [row["composition"] for row in rows] == [str(c) for c in Composition.all(4)]

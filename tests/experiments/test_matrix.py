@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from experiments import objectives, reproduce
-from experiments.matrix import report, units, work
+from experiments import objectives
+from experiments.matrix import report, tables, units, work
 from experiments.matrix.children import Children
 from experiments.matrix.summary import Case, cases, falls, kinds, targets
 from experiments.matrix.units import Budget, MatrixError, Unit, planned
@@ -239,11 +239,11 @@ def test_processes_run_until_the_time_is_over(children):
 
 
 def test_every_table_has_a_command():
-    for name in reproduce.TABLES:
-        module, *given = reproduce.command_of(name, "W", "D")
-        assert module in (reproduce.MATRIX, reproduce.PRECISION)
+    for name in tables.TABLES:
+        module, *given = tables.command_of(name, "W", "D")
+        assert module in (tables.MATRIX, tables.PRECISION)
         assert "--data_dir=D" in given
-    assert "--workdir=W/resnet/ours/seed0" in reproduce.command_of("resnet_precision", "W", None)
+    assert "--workdir=W/resnet/ours/seed0" in tables.command_of("resnet_precision", "W", None)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from experiments.benchmarks import control_group, switching_policies, switching_report
 from experiments.benchmarks.switching_policies import FULL, INT8, OURS, POLICIES, STUDENTS, Model
 from experiments.benchmarks.switching_report import Case, Outcome
+from experiments.benchmarks.zipf_trace import zipf_trace
 from tests import tiny_runs
 from tests.commands import launched
 
@@ -21,8 +22,6 @@ def outcome(seconds, right, answered_by=("SSSS@4", "TTTT@exact"), peak=100):
 
 
 def test_traces_are_zipfs_and_the_same_for_the_same_seed():
-    from experiments.benchmarks.model_switching import zipf_trace
-
     trace = zipf_trace(6, 9000, 1.0, 3, seed=1)
     assert trace == zipf_trace(6, 9000, 1.0, 3, seed=1) != zipf_trace(6, 9000, 1.0, 3, seed=2)
     expected = 1 / np.arange(1, 7)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from experiments import results_file
-from experiments.benchmarks import precision, precision_accuracy, precision_bases
+from experiments.benchmarks import precision_accuracy, precision_bases, precision_report
 from experiments.benchmarks import precision_cases as cases
 from experiments.benchmarks import precision_methods as methods
 from experiments.benchmarks.json_worker import WorkerError
@@ -50,7 +50,7 @@ def tensors():
 @pytest.fixture(scope="module")
 def result():
     case = cases.in_memory("tiny", "drawn", tensors())
-    return precision.run([case], None, 1, lambda line: None)
+    return precision_report.run([case], None, 1, lambda line: None)
 
 
 def value(rows, case, metric):
@@ -102,7 +102,7 @@ def test_the_entropy_of_exponents_is_that_of_exponents_alone():
 
 
 def test_every_row_has_the_form_of_the_file_and_targets_are_judged(result, tmp_path, capsys):
-    path = precision.report(result, "tiny", tmp_path)
+    path = precision_report.report(result, "tiny", tmp_path)
     printed = capsys.readouterr().out
     written = json.loads(path.read_text())
     assert path == tmp_path / "precision" / "tiny.json"

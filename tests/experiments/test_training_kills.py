@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from experiments.faults import killed_runs, training_kills
+from experiments.faults import killed_runs
+from experiments.faults.differing_runs import differing_lines
 from experiments.faults.killed_runs import Before, Command, look, moments
 from pwl_jax.errors import UserError
 from tests import commands
@@ -72,7 +73,7 @@ def test_lines_that_differ_are_counted(tmp_path):
         (lines[1:], 2),
     ):
         (ours / "metrics.jsonl").write_text("\n".join(changed))
-        assert training_kills._differing_lines(ours, theirs) == count
+        assert differing_lines(ours, theirs) == count
 
 
 @pytest.fixture(autouse=True)

@@ -194,7 +194,7 @@ def measured(tmp_path, *arguments):
     return json.loads((tmp_path / "training_step" / "tiny.json").read_text()), done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_our_own_columns_without_a_clone(tmp_path):
     found, printed = measured(tmp_path)
     assert "no --baseline_dir" in printed

@@ -40,7 +40,12 @@ def run_programs(hybrid, variables, composition, x):
 
 @pytest.mark.parametrize(
     "family",
-    ["vgg", *(pytest.param(f, marks=pytest.mark.slow) for f in ("lenet5", "resnet", "vit"))],
+    [
+        "vgg",
+        pytest.param("lenet5", marks=pytest.mark.slow),
+        pytest.param("resnet", marks=pytest.mark.long),
+        pytest.param("vit", marks=pytest.mark.slow),
+    ],
 )
 def test_walk_agrees_with_separate_evaluations_and_one_compile_serves_all_masks(family):
     hybrid, variables, images = make(family)
@@ -75,7 +80,7 @@ def test_every_mixed_composition_equals_its_programs_bit_for_bit():
     "family",
     [
         "lenet5",
-        pytest.param("resnet", marks=pytest.mark.slow),
+        pytest.param("resnet", marks=pytest.mark.long),
         pytest.param("vit", marks=pytest.mark.long),
     ],
 )

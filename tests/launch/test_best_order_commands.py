@@ -5,9 +5,9 @@ import json
 import pytest
 
 from pwl_jax.bundle import BundleReader
+from tests.commands import launched
 from tests.export.networks import network_of, write_network
 from tests.tiny_models import tiny_model, write_workdir
-from tests.tiny_runs import launched
 
 
 @pytest.fixture(scope="module")

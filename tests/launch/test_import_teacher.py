@@ -84,7 +84,13 @@ def test_the_config_of_a_workdir_takes_its_pair_and_its_images(folder):
     assert run_config(config, "teacher").data.std == (0.25,)
 
 
-@pytest.mark.parametrize("task", ["train_teacher", "distill"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param("train_teacher", marks=pytest.mark.long),
+        pytest.param("distill", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_trained_on_and_distilled_from(folder, task, tmp_path):
     flag = {"train_teacher": "--init", "distill": "--teacher"}[task]
     result = commands.launched(

@@ -94,7 +94,7 @@ def test_a_teacher_of_another_pair_and_a_config_of_another_run(runs, tmp_path):
     assert failed(result, "--workdir is missing")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_multi_label_set_from_training_to_its_report(tmp_path):
     config = tiny_runs.config_file(tmp_path / "config.py", data={"name": "multi_digits"}, epochs=1)
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]

@@ -33,7 +33,7 @@ FAR_TOO_HIGH = {**RATE, "learning_rate": 1e9}
 FEEDING = {"grain": {}, "device": {"feeding": "device", "steps_per_dispatch": 4}}
 
 
-@pytest.fixture(scope="module", params=FEEDING)
+@pytest.fixture(scope="module", params=[pytest.param("grain", marks=pytest.mark.long), "device"])
 def blown_up(request, tmp_path_factory):
     """A workdir that stopped at step 4, went on far too fast, that config, and what ended it."""
     where = tmp_path_factory.mktemp("blown_up")

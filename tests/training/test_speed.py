@@ -88,7 +88,12 @@ def test_peaks_are_those_of_known_devices(kind, peak):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fields", [{}, {"feeding": "device", "steps_per_dispatch": 3}], ids=["grain", "device"]
+    "fields",
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        {"feeding": "device", "steps_per_dispatch": 3},
+    ],
+    ids=["grain", "device"],
 )
 def test_a_run_says_its_cost_and_speed_and_traces_steps(fields, tmp_path, capsys, caplog):
     run = tiny_runs.config("teacher", **fields)

@@ -112,7 +112,9 @@ def test_a_dispatch_of_one_step_is_no_loop():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", [{}, {"cross": "random"}])
+@pytest.mark.parametrize(
+    "objective", [{}, pytest.param({"cross": "random"}, marks=pytest.mark.long)]
+)
 def test_eight_devices_end_with_the_parameters_of_one(objective):
     one, one_metrics, _ = train(1, **objective)
     eight, eight_metrics, _ = train(8, **objective)
@@ -125,7 +127,7 @@ def test_eight_devices_end_with_the_parameters_of_one(objective):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["lenet5", "vit"])
+@pytest.mark.parametrize("family", ["lenet5", pytest.param("vit", marks=pytest.mark.long)])
 def test_accumulated_gradients_are_the_large_batchs_without_batch_norm(family):
     whole, whole_metrics, _ = train(1, family=family)
     parts, parts_metrics, _ = train(1, family=family, micro_batches=4)

@@ -156,7 +156,7 @@ def teacher(tmp_path_factory):
     return folder, fields
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_distillation_begins_there_and_resumes_as_if_it_had_not_stopped(teacher, tmp_path):
     folder, fields = teacher
     run = tiny_runs.config("distill", **fields)
