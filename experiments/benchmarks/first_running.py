@@ -18,8 +18,11 @@ import onnxruntime
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
+from pwl_jax.bundle import BundleReader
+from pwl_jax.ladder import EXACT, Composition, Rung
 from pwl_jax.models.spec import NetworkSpec
 from pwl_jax.runtime import Executor, LiveModel, create_executor
+from pwl_jax.runtime.block_source import BlockSource
 
 Samples = dict[str, list[float]]
 
@@ -80,11 +83,13 @@ def latencies(case: Path, blocks: int, image: np.ndarray, rounds: int, requests:
         }
         default = {network: bare(case / f"{network}.onnx") for network in alone}
         fused = {network: jitted(case, network) for network in alone}
+        student = executor_alone(case, "S" * blocks, jax_student.executor)
         columns: Mapping[str, Callable[[], object]] = {
             "ours, onnxruntime, student": lambda: onnx_student.predict(image),
             "ONNX Runtime, student": lambda: alone["student"](image),
             "ONNX Runtime, student, default options": lambda: default["student"](image),
             "ours, jax, student": lambda: jax_student.predict(image),
+            "the executor jax, student": lambda: student(image),
             "JAX jit, student": lambda: fused["student"](image),
             "ours, onnxruntime, teacher": lambda: onnx_teacher.predict(image),
             "ONNX Runtime, teacher": lambda: alone["teacher"](image),
@@ -96,17 +101,20 @@ def latencies(case: Path, blocks: int, image: np.ndarray, rounds: int, requests:
 
 
 def interleaved(columns: Mapping[str, Callable[[], object]], rounds: int, requests: int) -> Samples:
-    """Medians of `requests` calls in a row, by column, one after the other in every round.
+    """Medians of `requests` calls in a row, by column, every other round backwards.
 
-    Each is called twice before: it is compiled, and its pages are there.
+    Each is called twice before: it is compiled, and its pages are there. Where several calls are
+    timed, one that is not comes first: it would pay for what the column before left in the caches.
     """
     seconds: Samples = {name: [] for name in columns}
     for call in columns.values():
         call()
         call()
-    for _ in range(rounds):
-        for name, call in columns.items():
+    for turn in range(rounds):
+        for name, call in list(columns.items())[:: -1 if turn % 2 else 1]:
             times = []
+            if requests > 1:
+                call()
             for _ in range(requests):
                 began = time.perf_counter()
                 call()
@@ -121,11 +129,22 @@ def opened(case: Path, composition: str, executor: Executor) -> LiveModel:
     return LiveModel.open(case / "exact", rung=rung, executor=executor, climb=False)
 
 
+def executor_alone(
+    case: Path, composition: str, executor: Executor
+) -> Callable[[np.ndarray], np.ndarray]:
+    """One exact rung in an executor, without a live model."""
+    rung = Rung.uniform(Composition.parse(composition), EXACT)
+    source = BlockSource(BundleReader.open(str(case / "exact")), executor)
+    source.check(rung)
+    chain = source.chain(rung, {key: source.load(*key) for key in source.keys(rung)})
+    return lambda image: executor.run(chain, image)
+
+
 def bare(file: Path, as_ours: bool = False) -> Callable[[np.ndarray], Any]:
     """ONNX Runtime by itself; with the options of our executor it is the same student alone."""
     options = onnxruntime.SessionOptions()
     if as_ours:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"images": image})[0]
 

@@ -100,6 +100,7 @@ class LiveModel:
             if limit is not None and not limit > 0:
                 raise LiveModelError(f"{name} must be a positive number, not {limit}")
         self._reader = reader
+        self._class_names = tuple(reader.manifest.classes)
         self._preprocessing = Preprocessing.from_dict(reader.manifest.preprocessing)
         formats = program_formats(reader.manifest)
         first = create_executor(executor, formats) if isinstance(executor, str) else executor
@@ -197,9 +198,9 @@ class LiveModel:
             logits.append(snapshot.logits(batch)[:count])
         return Prediction(
             logits[0] if len(logits) == 1 else np.concatenate(logits),
-            snapshot.rung.name,
+            snapshot.name,
             snapshot.executor.name,
-            self.class_names,
+            self._class_names,
         )
 
     def prepare(self, inputs: Any) -> np.ndarray:
@@ -257,7 +258,7 @@ class LiveModel:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return tuple(self._reader.manifest.classes)
+        return self._class_names
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from pwl_jax.runtime.onnx_chain import INPUT, OUTPUT, chain, link
 
 _LARGE = 1 << 18
 """Bytes from which weights are not copied where memory is short."""
+
+
+class _Joined(NamedTuple):
+    """A session, and what a chain's input and its one output are called there."""
+
+    session: Any
+    input: str
+    outputs: tuple[str]
 
 
 class OnnxExecutor:
@@ -111,7 +119,9 @@ class OnnxExecutor:
             # Its exceptions have no class in common but this one.
             raise self._blamed(steps, error) from error
         self._compiles += 1
-        return Chain(tuple(steps), session)
+        first, last = steps[0].block.program.unit, steps[-1].block.program.unit
+        joined = _Joined(session, f"{first}/{INPUT}", (f"{last}/{OUTPUT}",))
+        return Chain(tuple(steps), joined)
 
     def warm(self, chain: Chain, batch: np.ndarray) -> None:
         """Runs `batch` once."""
@@ -123,11 +133,12 @@ class OnnxExecutor:
         Raises:
           ExecutorError: the batch is not what the first program takes.
         """
-        first, last = chain.steps[0].block.program.unit, chain.steps[-1].block.program.unit
+        session, input, outputs = chain.function
         try:
-            (logits,) = chain.function.run([f"{last}/{OUTPUT}"], {f"{first}/{INPUT}": batch})
+            (logits,) = session.run(outputs, {input: batch})
         except Exception as error:
-            raise ExecutorError(f"program of {first}: {error}") from error
+            unit = chain.steps[0].block.program.unit
+            raise ExecutorError(f"program of {unit}: {error}") from error
         return np.asarray(logits, dtype=np.float32)
 
     def _joined(self, steps: Sequence[Step], lean: bool, aside: bool) -> Any:
@@ -156,7 +167,7 @@ class OnnxExecutor:
         options.log_severity_level = 4
         # Threads that spin take the core from what they wait for: from making a session, which
         # folds constants, and from another request.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if lean:

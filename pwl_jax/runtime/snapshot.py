@@ -1,6 +1,7 @@
 """What answers at one moment: a rung, and all that computes it."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -23,6 +24,11 @@ class Snapshot:
     rung: Rung
     executor: Executor
     chain: Chain
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The rung's; every answer bears it."""
+        return self.rung.name
 
     def warm(self, batch: np.ndarray) -> None:
         """Runs f32[batch, height, width, channels] once, so that the shape compiles no more."""

@@ -83,7 +83,7 @@ def test_a_chain_that_is_dropped_frees_its_session_and_weights(executor):
     """Nothing is kept of it but what another chain or request still refers to."""
     chain = tiny.chain_of(executor, "TSS")
     pinned = executor.join(chain.steps[:2])
-    session, kept = weakref.ref(chain.function), weakref.ref(chain.steps[0].block)
+    session, kept = weakref.ref(chain.function.session), weakref.ref(chain.steps[0].block)
     freed = weakref.ref(chain.steps[-1].block)
     executor.run(chain, IMAGES)
     del chain
