@@ -165,8 +165,7 @@ class OnnxExecutor:
         options = self._runtime.SessionOptions()
         # Errors are raised; what is said besides would come between a program's own lines.
         options.log_severity_level = 4
-        # Threads that spin take the core from what they wait for: from making a session, which
-        # folds constants, and from another request.
+        # Threads that spin on after a request take the core from the next one, and from a climb.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
