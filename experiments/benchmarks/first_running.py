@@ -26,6 +26,8 @@ from pwl_jax.runtime.block_source import BlockSource
 
 Samples = dict[str, list[float]]
 
+_SETTLING = 0.2
+
 
 def main() -> None:
     """Measures one case."""
@@ -104,7 +106,8 @@ def interleaved(columns: Mapping[str, Callable[[], object]], rounds: int, reques
     """Medians of `requests` calls in a row, by column, every other round backwards.
 
     Each is called twice before: it is compiled, and its pages are there. Where several calls are
-    timed, one that is not comes first: it would pay for what the column before left in the caches.
+    timed, they wait until threads of the column before spin no more, and one that is not timed
+    comes first: it would pay for what is left in the caches.
     """
     seconds: Samples = {name: [] for name in columns}
     for call in columns.values():
@@ -114,6 +117,7 @@ def interleaved(columns: Mapping[str, Callable[[], object]], rounds: int, reques
         for name, call in list(columns.items())[:: -1 if turn % 2 else 1]:
             times = []
             if requests > 1:
+                time.sleep(_SETTLING)
                 call()
             for _ in range(requests):
                 began = time.perf_counter()

@@ -150,7 +150,8 @@ class BlockSource:
         """What computes a rung from its loaded blocks; see `Executor.join`."""
         stream = rung.composition.stream
         steps = [Step(blocks[key], stream(key[0])) for key in self.keys(rung)]
-        return self.executor.join(steps, lean=self._lean, aside=aside)
+        # What another thread frees, the C library keeps for that thread.
+        return self.executor.join(steps, lean=self._lean, aside=aside and not self._lean)
 
     def _missing(self, rung: Rung) -> dict[str, int]:
         read = self._reader.files_read
