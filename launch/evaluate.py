@@ -112,7 +112,8 @@ def _measured(path: str, which: Any, alone: bool) -> tuple[list[dict[str, Any]],
     if not len(source):
         raise UserError(f"split '{split}' of '{source.name}' holds no images")
     if isinstance(model, workdir.TrainedModel) and _RECALIBRATE.value:
-        training = workdir.open_data(model.config, "train")
+        own_dir = None if _DATA.value else _DATA_DIR.value
+        training = workdir.open_data(model.config, "train", data_dir=own_dir)
         found = measure_recalibrated(
             model, compositions, source, training, _RECALIBRATE.value, _BATCH_SIZE.value
         )

@@ -133,7 +133,12 @@ def with_objective(config: ConfigDict, name: str) -> ConfigDict:
     if name not in objectives.OBJECTIVES:
         known = ", ".join(("runlocal", *objectives.OBJECTIVES))
         raise ValueError(f"unknown variant '{name}'; expected one of {known}")
-    fields = {"pair.statistics": "per_stream", **objectives.OBJECTIVES[name]}
+    fields = {
+        "pair.statistics": "per_stream",
+        "converter_init": "random",
+        "calibration_over": "prefixes",
+        **objectives.OBJECTIVES[name],
+    }
     config.distill.objective.update(fields.pop("objective", {}))
     for field, value in fields.items():
         section = config.pair_overrides if field.startswith("pair.") else config.distill

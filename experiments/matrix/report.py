@@ -17,11 +17,11 @@ EXPLAINED = """Top-1 in percent on the test split: mean ± standard deviation ov
 networks; `contiguous`: mean of runs of teacher blocks that touch neither end; `mixed`: mean of
 all compositions of both networks, `worst mixed` the least of them. `recalibrated`: each
 composition with BatchNorm statistics measured for it alone, which no bundle can hold; all else
-has those that it was trained with, `ours` calibrated per stream. The ladder is `monotone` if no
-prefix is below the one before it by more than the standard error of the test set. GFLOP and
-seconds are of training: operations a step as XLA counts them, and the time of all steps without
-compiling, evaluating and saving. One teacher a family (seed 0) serves all; seeds are of the
-distillation. `alone` is the student by labels only, `kd` and `dkd` plain and decoupled
+has statistics calibrated per stream, `random` and `all` their running averages. The ladder is
+`monotone` if no prefix is below the one before it by more than the standard error of the test
+set. GFLOP and seconds are of training: operations a step as XLA counts them, and the time of all
+steps without compiling, evaluating and saving. One teacher a family (seed 0) serves all; seeds
+are of the distillation. `alone` is the student by labels only, `kd` and `dkd` plain and decoupled
 distillation, `random` and `all` the PyTorch baseline's two modes, `stitched` the student of
 `alone` with converters by least squares."""
 

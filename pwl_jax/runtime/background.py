@@ -1,5 +1,6 @@
 """Work that must not be in the way of requests."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -30,8 +31,10 @@ def stand_back() -> None:
     """
     if sys.platform == "linux":
         own = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, own) + NICENESS
-        os.setpriority(os.PRIO_PROCESS, own, niceness)
+        # Where it is forbidden, work goes on as it is.
+        with contextlib.suppress(OSError):
+            niceness = os.getpriority(os.PRIO_PROCESS, own) + NICENESS
+            os.setpriority(os.PRIO_PROCESS, own, niceness)
 
 
 def apart(call: Callable[[], _T], *, daemon: bool = True) -> _T:

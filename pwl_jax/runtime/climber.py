@@ -42,8 +42,7 @@ class Climber:
 
     A rung becomes the snapshot only after every shard of it was verified, decoded, placed and
     run once for each batch size seen so far. Whatever fails before leaves the snapshot alone.
-    Another executor takes over between two rungs, if it is an accelerator's, or else once the climb
-    rests; from then on rungs are loaded for it.
+    Another executor takes over between two rungs if it is an accelerator's, else once it rests.
     """
 
     def __init__(
@@ -185,8 +184,8 @@ class Climber:
         self._changed.notify_all()
 
     def _emit(self, kind: EventKind, rung: str | None, message: str) -> None:
-        executor = self.snapshot.executor.name if self.snapshot else None
-        self.log.add(kind, rung, executor, message, self.source)
+        here = self.snapshot
+        self.log.add(kind, rung, here.executor.name if here else None, message, self.source)
 
     def _run(self) -> None:
         while True:
@@ -197,6 +196,9 @@ class Climber:
                 rests = target is None and not self._paused and reason != self._reason
                 self._set_state(target, reason)
                 commands = self._commands
+                if target is None and self._ceiling is not None and self.snapshot is not None:
+                    # Demoted on the way up: what was loaded for the rung above is not wanted.
+                    self._release(self.snapshot.index)
             if rests:
                 self._emit("resting", None, reason)
             with self._changed:
@@ -264,9 +266,6 @@ class Climber:
         try:
             self._load(target, commands)
         except _Abandoned:
-            if self._ceiling is not None and self.snapshot is not None:
-                # Demoted on the way up: what was loaded for the rung above is not wanted either.
-                self._release(self.snapshot.index)
             return
         except Exception as error:
             # Whatever it is, the last good rung answers on.
@@ -319,7 +318,8 @@ class Climber:
     def _succession_due(self, target: int | None) -> bool:
         """Whether another executor's turn is now; one on the same processor waits for a rest."""
         successor = self._successor
-        if successor is None or not successor.settled or self.snapshot is None or self._paused:
+        waits = self._paused or self._demote_to is not None or self.snapshot is None
+        if successor is None or not successor.settled or waits:
             return False
         return target is None or successor.executor is None or successor.executor.accelerated
 
@@ -338,6 +338,7 @@ class Climber:
             reason = str(error) or type(error).__name__
         self._successor = None
         if reason:
+            self._bytes_total = self.source.bytes_in_all(self.rungs[here.index :])
             message = f"{here.executor.name} answers on; {successor.name}: {reason}"
             self._emit("executor", here.rung.name, message)
 

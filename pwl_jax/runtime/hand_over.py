@@ -13,7 +13,7 @@ from pwl_jax.runtime.snapshot import Snapshot
 SETTLED_SECONDS = 1.0
 """After the first answer, before a library is imported that a short process would not use."""
 
-CLOSEST = 1e-4
+CLOSEST = 1e-5
 """By how much logits may differ between two executors, as a share of the largest |logit|."""
 
 FASTER = 0.95

@@ -178,7 +178,7 @@ class ModelPool:
             _wait_for_first(model, attempts, timeout)
         except BaseException:
             with self._lock:
-                del self._members[name]
+                self._members.pop(name, None)
             model.close()
             raise
         return model
@@ -309,11 +309,14 @@ class ModelPool:
             member.model.promote()
 
     def _free(self) -> int:
-        return self.budget - sum(member.share.bytes for member in self._members.values())
+        with self._lock:
+            return self.budget - sum(member.share.bytes for member in self._members.values())
 
     def _take_back(self, member: Member) -> None:
         """Sends a model to its first rung, and waits until the requests above it are answered."""
         model, first = member.model, member.share.first
+        # Whatever comes of it, the model may climb again.
+        member.satisfied = False
         model.demote(model.rungs[0], timeout=_DEMOTION_SECONDS)
         until = time.monotonic() + _DEMOTION_SECONDS
         while model.live_bytes > first and not self._closed.is_set():
@@ -321,7 +324,6 @@ class ModelPool:
                 raise TimeoutError(f"{model.live_bytes} bytes are still read by requests")
             time.sleep(_RELEASE_SECONDS)
         member.share.bytes = first
-        member.satisfied = False
 
     def _make_room(self, name: str, needed: int) -> None:
         members = sorted(self._members.values(), key=self._demand)

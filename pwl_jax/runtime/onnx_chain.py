@@ -28,7 +28,7 @@ _GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2
 _GRAPH_SAID = {2, 10, 13, 16}
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATION, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
 _NODE_NAMES = {_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME}
-_ATTRIBUTE_GRAPHS = {6, 11}
+_ATTRIBUTE_GRAPHS, _ATTRIBUTE_TENSORS = {6, 11}, {5, 10}
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_OF, _TENSOR_SHAPE = 1, 2, 1, 1, 2
 _SHAPE_DIMENSION, _DIMENSION_SIZE = 1, 1
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 13, 14
@@ -86,6 +86,7 @@ def link(model: bytes, prefix: str) -> Link:
         if field.number == _GRAPH_NODE:
             renamed = b"".join(_node_fields(field.data, head))
         elif field.number == _GRAPH_INITIALIZER:
+            _check_inside(field.data)
             renamed = b"".join(_renamed(field.data, {_TENSOR_NAME}, head))
         elif field.number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
             values = inputs if field.number == _GRAPH_INPUT else outputs
@@ -154,13 +155,23 @@ def _node_fields(node: bytes, head: bytes) -> Iterator[bytes]:
         if field.number in _NODE_NAMES and field.data:
             yield bytes_field(field.number, head + field.data)
             continue
-        if field.number == _NODE_ATTRIBUTE and _holds_graph(field):
-            raise ValueError("one of its nodes holds a graph, which no program may")
+        if field.number == _NODE_ATTRIBUTE:
+            _check_attribute(field)
         yield field.raw
 
 
-def _holds_graph(attribute: Field) -> bool:
-    return any(field.number in _ATTRIBUTE_GRAPHS for field in fields(attribute.data))
+def _check_attribute(attribute: Field) -> None:
+    for field in fields(attribute.data):
+        if field.number in _ATTRIBUTE_GRAPHS:
+            raise ValueError("one of its nodes holds a graph, which no program may")
+        if field.number in _ATTRIBUTE_TENSORS:
+            _check_inside(field.data)
+
+
+def _check_inside(tensor: bytes) -> None:
+    """A constant's values stand in the program: no other file was verified."""
+    if any(field.number in (_TENSOR_EXTERNAL, _TENSOR_LOCATION) for field in fields(tensor)):
+        raise ValueError("one of its constants lies in another file, which no program may")
 
 
 def _name(value: bytes) -> str:

@@ -25,8 +25,8 @@ class Objective:
 
     With `align_streams=False` and `mixed_compositions=0` it is the PyTorch baseline's objective,
     in its mode `all` or `random`. With `cross="none"` and feature weights of 0 as well it is plain
-    distillation of the student; with `alpha=1` besides, no teacher is looked at. A term of weight
-    0 is not computed.
+    distillation of the student; with `alpha=1` besides, no teacher is looked at. `soft`, `sync`,
+    `recon` and `align` are not computed where their weight is 0.
 
     Attributes:
       temperature: T of the softened distributions.
@@ -44,8 +44,8 @@ class Objective:
       mixed_compositions: random compositions a step whose logits are trained besides.
       w_mixed: weight of each of them.
       mixed_rule: how these are drawn, one of `drawing.RULES`.
-      mixed_trains: what they train: `all`, or only the `converters`, so that they cannot cost the
-        student and its prefixes anything.
+      mixed_trains: what they train: `all`, or only the `converters`, which prefixes share; the
+        student is then touched by the clipping of gradients and by running averages alone.
       ramps: weights over time: `(term, first, last, share)` multiplies a term of `TERMS` by a
         factor that goes straight from `first` to `last` over that share of the run, and stays.
       batch_streams: whether a student block computes all its streams in one call, or one after

@@ -20,7 +20,7 @@ from pwl_jax.ladder import EXACT, Bits, Composition, Rung
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training import workdir
 from pwl_jax.training.evaluation import Accuracy, Evaluator, evaluate_compositions, fitting_batch
-from pwl_jax.training.step import Batch, device_mesh, replicate, shard_batch
+from pwl_jax.training.step import Batch, device_mesh, replicate, settled, shard_batch
 
 Statistics = dict[str, Variables]
 """Statistics of each student block, `{part: tree}`, by the letters of the blocks up to it."""
@@ -68,7 +68,8 @@ def composition_statistics(
             block_variables = hybrid.unit_variables(variables, unit)
             if unit.kind == "teacher":
                 return teacher(unit, block_variables, x)
-            y, found[str(here)] = run(unit.index, block_variables, x)
+            # Collectives of two blocks must not overlap.
+            y, found[str(here)] = settled(run(unit.index, block_variables, x), evaluator.mesh)
             return y
 
         images = {"image": normalize(batch["image"]), "label": batch["label"]}

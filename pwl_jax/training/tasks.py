@@ -151,7 +151,8 @@ def distillation_task(
     hybrid = HybridNetwork.from_pair(config.pair, axis_name, remat=config.remat)
     abstract = jax.eval_shape(hybrid.init, jax.random.key(0))
     labels = distillation_labels(hybrid, abstract)
-    evaluator = Evaluator(hybrid, mesh)
+    # One that is compiled for the whole mesh, and so knows no axis of its devices.
+    evaluator = Evaluator(HybridNetwork.from_pair(config.pair), mesh)
     moments_of = make_moments(hybrid, mesh)
     prefixes = Composition.prefixes(hybrid.num_blocks)[:-1]
     if not config.objective.trains_hybrids:

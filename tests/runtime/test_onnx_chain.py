@@ -92,3 +92,18 @@ def test_what_a_program_declares():
     text = PLAIN.replace("float[N, 2] w0", "string[N, 2] w0")
     with pytest.raises(ValueError, match="its input w0 is of type 8, which no shard holds"):
         link(parser.parse_model(text).SerializeToString(), "p/")
+
+
+@pytest.mark.parametrize("where", ["initializer", "attribute"])
+def test_constants_of_other_files_are_refused(where):
+    """Nobody has verified what lies beside a program."""
+    outside = onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT, dims=[2])
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="elsewhere")
+    model = parser.parse_model(PLAIN)
+    if where == "initializer":
+        model.graph.initializer.append(outside)
+    else:
+        model.graph.node.append(helper.make_node("Constant", [], ["c"], value=outside))
+    with pytest.raises(ValueError, match="one of its constants lies in another file"):
+        link(model.SerializeToString(), "a/")
