@@ -164,3 +164,12 @@ def test_config_json_is_the_whole_run(distilled):
     data = json.loads((distilled / "config.json").read_text())
     assert data["pair"]["teacher"]["widths"] == [6, 8, 8]
     assert workdir.read_config(distilled) == tiny_runs.config("distill")
+
+
+@pytest.mark.slow
+def test_statistics_may_be_those_of_all_compositions(teacher, tmp_path):
+    """On a mesh of several devices, as the step is mapped over one."""
+    run = tiny_runs.config("distill", epochs=1, calibration_over="all")
+    assert tiny_runs.train(run, tmp_path, teacher).steps == 4
+    found = tiny_runs.leaves(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in found.values())
