@@ -11,6 +11,8 @@ from typing import Any
 
 from pwl_jax.errors import UserError
 
+_ENDING_SECONDS = 10.0
+
 
 class WorkerError(UserError):
     """A worker that cannot be started, has ended, or says that it failed."""
@@ -37,6 +39,8 @@ class JsonWorker:
         except BrokenPipeError:
             line = ""
         if not line:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_SECONDS)
             said = (self.folder / "stderr").read_text().strip().splitlines() or ["no message"]
             raise WorkerError(f"{self._name} ended at '{method}': {said[-1]}")
         return dict(json.loads(line))
@@ -86,4 +90,6 @@ def json_worker(
                 try:
                     yield JsonWorker(name, process, folder)
                 finally:
-                    process.stdin.close() if process.stdin else None
+                    # One that has ended reads no more of what was to be sent.
+                    with contextlib.suppress(BrokenPipeError):
+                        process.stdin.close() if process.stdin else None

@@ -26,7 +26,11 @@ def check(rows, budgets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["onnxruntime", "jax"])
+@pytest.mark.parametrize(
+    # JAX's own memory differs by more than the slack from process to process.
+    "executor",
+    ["onnxruntime", pytest.param("jax", marks=pytest.mark.long)],
+)
 def test_a_small_teacher_under_a_budget(tmp_path, executor):
     """With a slack that a second copy of the weights would not fit into."""
     bundle = write_drawn_bundle(tmp_path / "bundle", SMALL, (4, EXACT))
