@@ -1,5 +1,6 @@
 """Requests that arrive whether or not the ones before are answered."""
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ def saturating_rate(ask: Callable[[], object], callers: int, seconds: float) -> 
             ask()
             counts[number] += 1
 
-    _together([lambda number=number: call(number) for number in range(callers)])  # type: ignore[misc]
+    _together([functools.partial(call, number) for number in range(callers)])
     return sum(counts) / seconds
 
 

@@ -2,13 +2,13 @@
 
 import datetime
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from experiments.matrix.page import grid, png
 from experiments.results_file import Row, device, own_command, versions, write_results
 from pwl_jax.bundle import BundleReader
 from pwl_jax.data import pipeline
@@ -142,11 +142,11 @@ def write(
         for c in prefixes:
             scores = [found[way, bits, c].score for bits in (*BITS, EXACT)]
             rows.append([str(c), *(f"{100 * score:.2f}" for score in scores)])
-        tables += [f"## Top-1 % of every prefix, {way}", _grid(rows)]
+        tables += [f"## Top-1 % of every prefix, {way}", grid(rows)]
     for ladder, climb in climbs.items():
         rows = [["rung", "KB fetched", "top-1 %"]]
         rows += [[rung, f"{size / 1000:.1f}", f"{100 * top1:.2f}"] for rung, size, top1 in climb]
-        tables += [f"## {ladder}: what is fetched, and what it is worth", _grid(rows)]
+        tables += [f"## {ladder}: what is fetched, and what it is worth", grid(rows)]
     machine = device()
     software = ", ".join(f"{package} {version}" for package, version in versions().items())
     text = "\n\n".join(
@@ -197,13 +197,4 @@ def _chart(climbs: Mapping[str, Climb], title: str) -> bytes:
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    pyplot.close(figure)
-    return image.getvalue()
-
-
-def _grid(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
-    return "\n".join(lines)
+    return png(figure)

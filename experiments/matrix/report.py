@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.matrix.page import grid, png
 from experiments.matrix.summary import COLUMNS, Case, Target, cases, falls, spread, targets
 from experiments.matrix.units import Unit
 from experiments.results_file import RESULTS, Row, own_command, write_results
@@ -128,7 +129,7 @@ def _section(
     rows = [_target_row(target) for target in targets(family, all_cases)]
     if rows:
         heads = ["target (last checkpoint)", "found", "bound", "met"]
-        parts += ["### Targets", _grid([heads, *rows])]
+        parts += ["### Targets", grid([heads, *rows])]
     parts.append(f"![prefixes of {family}]({family}.png)")
     return "\n\n".join(parts)
 
@@ -150,7 +151,7 @@ def _table(shown: Sequence[Case], by_unit: Measured) -> str:
                 str(len(case.top1)),
             ]
         )
-    return _grid(rows)
+    return grid(rows)
 
 
 def _target_row(target: Target) -> list[str]:
@@ -219,13 +220,4 @@ def _chart(family: str, all_cases: Sequence[Case], found: Measured, heading: str
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.suptitle(heading, fontsize=8)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    pyplot.close(figure)
-    return image.getvalue()
-
-
-def _grid(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
-    return "\n".join(lines)
+    return png(figure)

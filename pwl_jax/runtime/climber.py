@@ -10,6 +10,7 @@ import numpy as np
 from pwl_jax.errors import UserError
 from pwl_jax.ladder import Rung
 from pwl_jax.runtime.answers import Event, EventKind, Progress, State
+from pwl_jax.runtime.background import return_freed_memory
 from pwl_jax.runtime.backoff import Backoff
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.event_log import EventLog
@@ -387,8 +388,6 @@ class Climber:
             kept += self.rungs[target + 1 : above]
         self._loader.keep(kept)
         if self._limits.memory_budget is not None:
-            from pwl_jax.runtime.background import return_freed_memory
-
             return_freed_memory()
 
     def _wait_for_memory(self, needed: int, commands: int) -> None:

@@ -122,9 +122,9 @@ class JaxExecutor:
     def join(self, steps: Sequence[Step], *, lean: bool = False, aside: bool = False) -> Chain:
         """The programs with their weights in the order of the arguments; compiles nothing yet.
 
-        There never are copies.
+        There never are copies, and nothing that could stand back.
         """
-        del lean
+        del lean, aside
         calls = []
         for step in steps:
             program, tensors = step.block.program, step.block.tensors

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from pwl_jax.ladder import Rung
+from pwl_jax.runtime.background import in_background
 from pwl_jax.runtime.block_source import BlockSource
 from pwl_jax.runtime.executor import Block, Executor
 from pwl_jax.runtime.policy import BlockKey, block_keys
@@ -62,7 +63,7 @@ class RungLoader:
                 between()
                 began, before = time.monotonic(), self.source.bytes_fetched
                 load = functools.partial(self.source.load, *key)
-                self._held[key] = _in_background(load) if aside else load()
+                self._held[key] = in_background(load) if aside else load()
                 self.seconds += time.monotonic() - began
                 self.bytes_loaded += self.source.bytes_fetched - before
         chain = self.source.chain(rung, self._held, aside=aside)
@@ -72,10 +73,3 @@ class RungLoader:
         """Lets go of every block that none of these rungs reads."""
         keys = {key for rung in rungs for key in block_keys(rung)}
         self._held = {key: block for key, block in self._held.items() if key in keys}
-
-
-def _in_background(load: Callable[[], Block]) -> Block:
-    # Not for a first answer.
-    from pwl_jax.runtime.background import in_background
-
-    return in_background(load)
