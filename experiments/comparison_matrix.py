@@ -65,24 +65,23 @@ def main() -> None:
         return
     seeds = [int(seed) for seed in _SEEDS.value]
     units = planned(_FAMILIES.value, _OBJECTIVES.value, seeds, _TABLE.value or "")
-    budget.settle(root)
     parts = [_TABLE.value or "", budget.data, budget.scale, *_FAMILIES.value]
     name = _NAME.value or "_".join(parts)
     folder = Path(_RESULTS.value) if _RESULTS.value else None
 
     def write() -> str:
-        return report.write(units, work.read(units, root), name, folder)
+        return report.write(units, work.read(units, budget, root), name, folder)
 
     if not _REPORT_ONLY.value:
         children = Children(
             None if _MINUTES.value is None else 60 * _MINUTES.value, root / "executables"
         )
         for unit in units:
-            if work.done(unit, root):
+            if work.done(unit, budget, root):
                 continue
             if not children.run(_command(unit.name)):
                 break
-            if not work.done(unit, root):
+            if not work.done(unit, budget, root):
                 break
             write()
     print(write())

@@ -3,7 +3,8 @@ r"""Every rung of a distilled pair in few bits, and accuracy over bytes of PWL, 
   python -m experiments.rung_precision --workdir=W/resnet/ours/seed0 --data_dir=D
 
 Writes experiments/results/NAME: every prefix at 2, 3, 4, 6 and 8 bits on the test split, and three
-bundles as ladders. The bundles are kept in the folder --bundles, or nowhere.
+bundles as ladders. The bundles are kept in the folder --bundles, or nowhere. What was measured
+stays in the workdir: a second run writes it again, unless weights changed or --bundles is given.
 """
 
 import tempfile
@@ -29,13 +30,19 @@ def main() -> None:
 
     which: Any = _CHECKPOINT.value
     model = workdir.load_model(_WORKDIR.value or "", which)
-    found = precision.prefix_accuracies(model, _DATA_DIR.value)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(_BUNDLES.value or scratch)
-        climbs = precision.ladders(model, folder, _DATA_DIR.value)
+    kept = Path(_WORKDIR.value or "") / f"rung_precision_{which}.json"
+    measured = None if _BUNDLES.value else precision.held(kept, model)
+    if measured is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(_BUNDLES.value or scratch)
+            measured = (
+                precision.prefix_accuracies(model, _DATA_DIR.value),
+                precision.ladders(model, folder, _DATA_DIR.value),
+            )
+        precision.keep(kept, model, *measured)
     name = _NAME.value or f"rung_precision_{model.config.pair.name}_{model.config.data.name}"
     results = Path(_RESULTS.value) if _RESULTS.value else None
-    print(precision.write(model, found, climbs, name, results))
+    print(precision.write(model, *measured, name, results))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _export_model(path: str, against: Any) -> None:
     if task == "distill":
         pair = workdir.load_model(path, which)
         if order == "best":
-            order = read_order(path, pair.hybrid.num_blocks)
+            order = read_order(path, pair.hybrid.num_blocks, pair.step)
         model = workdir.teacher_of(pair) if _PRECISION_ONLY.value else pair
     elif _PRECISION_ONLY.value:
         model = workdir.load_network(path, which)

@@ -1,16 +1,21 @@
 """A distilled pair in few bits: accuracy of every prefix, and over the bytes of three ladders."""
 
+import dataclasses
 import datetime
 import functools
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.matrix.page import grid, png
 from experiments.results_file import Row, device, own_command, versions, write_results
 from pwl_jax.bundle import BundleReader
+from pwl_jax.bundle.whole_file import written_whole
 from pwl_jax.data import pipeline
 from pwl_jax.export import DEFAULT_BUDGET, BundleOptions, export_bundle, measure
 from pwl_jax.export.sensitivity import planned_widths
@@ -39,6 +44,48 @@ the precisions that its blocks come in."""
 Found = Mapping[tuple[str, Bits, Composition], Accuracy]
 Climb = Sequence[tuple[str, int, float]]
 """Rungs of a bundle: name, bytes fetched so far, top-1 on the test split in 0..1."""
+
+
+def keep(
+    path: Path, model: workdir.TrainedModel, found: Found, climbs: Mapping[str, Climb]
+) -> None:
+    """Writes down what was measured of a pair, for `held`."""
+    content = {
+        **_identity(model),
+        "found": [
+            [way, bits, str(c), dataclasses.asdict(accuracy)]
+            for (way, bits, c), accuracy in found.items()
+        ],
+        "climbs": climbs,
+    }
+    with written_whole(path) as file:
+        file.write((json.dumps(content) + "\n").encode())
+
+
+def held(path: Path, model: workdir.TrainedModel) -> tuple[Found, dict[str, Climb]] | None:
+    """What `keep` wrote; None where there is nothing, or where it is of other weights."""
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    if {name: content[name] for name in _identity(model)} != _identity(model):
+        return None
+    found: Found = {
+        (way, bits, Composition.parse(name)): Accuracy(**accuracy)
+        for way, bits, name, accuracy in content["found"]
+    }
+    climbs: dict[str, Climb] = {
+        name: [(rung, size, top1) for rung, size, top1 in climb]
+        for name, climb in content["climbs"].items()
+    }
+    return found, climbs
+
+
+def _identity(model: workdir.TrainedModel) -> dict[str, Any]:
+    """What tells weights apart: a digest of all of them."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(model.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    return {"weights": digest.hexdigest()}
 
 
 def prefix_accuracies(model: workdir.TrainedModel, data_dir: str | None) -> Found:
@@ -77,9 +124,7 @@ def prefix_accuracies(model: workdir.TrainedModel, data_dir: str | None) -> Foun
     return found
 
 
-def ladders(
-    model: workdir.TrainedModel, folder: Path, data_dir: str | None
-) -> dict[str, list[tuple[str, int, float]]]:
+def ladders(model: workdir.TrainedModel, folder: Path, data_dir: str | None) -> dict[str, Climb]:
     """Exports the bundles of `LADDERS` below a folder and reads what climbing each would take.
 
     Bytes count all that is fetched, manifest and ONNX programs included.
@@ -88,7 +133,7 @@ def ladders(
         workdir.open_data(model.config, split, data_dir=data_dir)
         for split in ("validation", "test")
     )
-    climbs = {}
+    climbs: dict[str, Climb] = {}
     for name, bits in LADDERS.items():
         given = workdir.teacher_of(model) if name == "P2U" else model
         budget = None if bits[0] == EXACT else DEFAULT_BUDGET

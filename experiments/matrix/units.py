@@ -1,9 +1,7 @@
 """What a comparison consists of: units of work, each one objective, family and seed."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -28,7 +26,7 @@ class MatrixError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What every unit of a comparison has in common, fixed before the first one runs.
+    """What every unit of a comparison has in common.
 
     Attributes:
       data: `cifar10`, `cifar100`, or `digits` for tests.
@@ -42,21 +40,6 @@ class Budget:
     teacher_epochs: int = 0
     scale: str = "small"
     steps_per_dispatch: int = 0
-
-    def settle(self, workdir: Path) -> None:
-        """Writes the budget into a comparison's folder; raises MatrixError if it has another."""
-        path = workdir / "budget.json"
-        mine = dataclasses.asdict(self)
-        if path.exists():
-            held = json.loads(path.read_text())
-            if held != mine:
-                raise MatrixError(
-                    f"'{workdir}' holds a comparison with budget {held}, not {mine}; choose "
-                    "another workdir"
-                )
-            return
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine) + "\n")
 
 
 @dataclasses.dataclass(frozen=True, order=True)

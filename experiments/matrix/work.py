@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.matrix.units import Budget, Unit, distill_config, teacher_config
+from experiments.matrix.units import (
+    Budget,
+    MatrixError,
+    Unit,
+    distill_config,
+    teacher_config,
+)
 from experiments.objectives import FITTED
 from experiments.results_file import device, versions
 from pwl_jax.bundle.whole_file import written_whole
@@ -20,7 +26,7 @@ from pwl_jax.ladder import EXACT, Composition, Rung
 from pwl_jax.models.block_network import Variables
 from pwl_jax.training import loop, preparation, workdir
 from pwl_jax.training.checkpoints import CheckpointError, Which, held_result
-from pwl_jax.training.config import RunConfig
+from pwl_jax.training.config import RunConfig, differences
 from pwl_jax.training.evaluation import Evaluator
 from pwl_jax.training.imported import write_result
 from pwl_jax.training.recalibration import measure_recalibrated
@@ -32,9 +38,18 @@ RECALIBRATION_IMAGES = 10_000
 """Training images by which statistics of a composition of its own are measured."""
 
 
-def done(unit: Unit, root: Path) -> bool:
-    """Whether a unit was measured."""
-    return (root / unit.name / MEASURED).exists()
+def done(unit: Unit, budget: Budget, root: Path) -> bool:
+    """Whether a unit was measured.
+
+    Raises:
+      MatrixError: it was, with another config than this budget gives it.
+    """
+    path = root / unit.name / MEASURED
+    if not path.exists():
+        return False
+    held = json.loads(path.read_text())["config"]
+    _check_same(path.parent, distill_config(unit, budget, None), RunConfig.from_dict(held))
+    return True
 
 
 def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bool:
@@ -45,8 +60,11 @@ def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bo
       budget: of the comparison.
       root: the comparison's folder.
       data_dir: where TFDS prepared the data.
+
+    Raises:
+      MatrixError: the folder holds the unit, or a run it needs, with another config.
     """
-    if done(unit, root):
+    if done(unit, budget, root):
         return True
     teacher = root / unit.family / "teacher"
     config = distill_config(unit, budget, data_dir)
@@ -55,10 +73,10 @@ def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bo
         return False
     if not _trained(config, trained_in, teacher):
         return False
+    training = workdir.open_data(config, "train")
     if unit.objective in FITTED and not (where / "config.json").exists():
-        model = workdir.load_model(trained_in, "last")
-        training = workdir.open_data(config, "train")
-        write_result(where, config, stitched(model, training))
+        write_result(where, config, stitched(workdir.load_model(trained_in, "last"), training))
+    test = workdir.open_data(config, "test")
     found = {
         "unit": unit.name,
         "budget": {
@@ -69,7 +87,7 @@ def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bo
             "train_seconds": train_seconds(trained_in),
         },
         "config": config.to_dict(),
-        **_measured(unit, where, teacher),
+        **_measured(unit, where, teacher, training, test),
         "versions": versions(),
         "device": device(),
         "platform": jax.devices()[0].device_kind,
@@ -82,11 +100,22 @@ def run_unit(unit: Unit, budget: Budget, root: Path, data_dir: str | None) -> bo
 
 def _trained(config: RunConfig, where: Path, teacher: Path | None) -> bool:
     if (where / "checkpoints").exists():
+        _check_same(where, config, workdir.read_config(where))
         with contextlib.suppress(CheckpointError):
             # Only a run that came to its end has a last result.
             held_result(where, "last")
             return True
     return loop.train(config, where, teacher, progress=False).finished
+
+
+def _check_same(where: Path, config: RunConfig, held: RunConfig) -> None:
+    """Raises MatrixError where configs differ in more than where their data lie."""
+    found = [line for line in differences(config, held) if not line.startswith("data.data_dir:")]
+    if found:
+        raise MatrixError(
+            f"'{where}' holds a run with another config ({'; '.join(found[:3])}); choose another "
+            "workdir, or remove that folder"
+        )
 
 
 def _steps(where: Path) -> int:
@@ -108,11 +137,12 @@ def _metrics(where: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
 
 
-def _measured(unit: Unit, where: Path, teacher: Path) -> dict[str, Any]:
+def _measured(
+    unit: Unit, where: Path, teacher: Path, training: sources.Source, test: sources.Source
+) -> dict[str, Any]:
     """Accuracies on the test split: of each checkpoint, and recalibrated of the last one."""
     model = workdir.load_model(where, "last")
     blocks = model.hybrid.num_blocks
-    test = workdir.open_data(model.config, "test")
     hybrids = unit.objective in FITTED or model.config.objective.trains_hybrids
     compositions = Composition.all(blocks) if hybrids else Composition.prefixes(blocks)[:1]
     results = []
@@ -125,7 +155,6 @@ def _measured(unit: Unit, where: Path, teacher: Path) -> dict[str, Any]:
         statistics = model.config.pair.statistics
         results.append(_result(which, held.step, statistics, found))
     if hybrids and jax.tree.leaves(model.variables["student"]["batch_stats"]):
-        training = workdir.open_data(model.config, "train")
         recalibrated = measure_recalibrated(
             model, compositions, test, training, RECALIBRATION_IMAGES
         )
@@ -174,10 +203,10 @@ def _beside_teacher(
     return {"teacher": {"top1": right / len(source), "same_bits": bits, "equal_logits": equal}}
 
 
-def read(units: Sequence[Unit], root: Path) -> dict[Unit, dict[str, Any]]:
-    """What was measured so far."""
+def read(units: Sequence[Unit], budget: Budget, root: Path) -> dict[Unit, dict[str, Any]]:
+    """What was measured so far; raises MatrixError where it was with another config."""
     return {
         unit: json.loads((root / unit.name / MEASURED).read_text())
         for unit in units
-        if done(unit, root)
+        if done(unit, budget, root)
     }

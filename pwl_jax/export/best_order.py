@@ -35,6 +35,7 @@ class BestOrder:
       prefix_area: that of the prefixes.
       top1: accuracy by composition, of all 2^N.
       data, split, examples: what it was measured on.
+      step: of the checkpoint that was measured.
     """
 
     order: Sequence[Composition]
@@ -44,6 +45,7 @@ class BestOrder:
     data: str
     split: str
     examples: int
+    step: int
 
 
 def find_best_order(
@@ -81,6 +83,7 @@ def find_best_order(
         validation.name,
         validation.split,
         len(validation),
+        model.step,
     )
 
 
@@ -91,11 +94,16 @@ def write_order(path: epath.PathLike, found: BestOrder) -> None:
         file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_order(path: epath.PathLike, blocks: int) -> list[Composition]:
+def read_order(path: epath.PathLike, blocks: int, step: int) -> list[Composition]:
     """The order that `write_order` left in a workdir.
 
+    Args:
+      path: the workdir.
+      blocks: of the pair.
+      step: of the checkpoint that the order is for.
+
     Raises:
-      OrderError: what is there is no order of a pair of so many blocks.
+      OrderError: what is there is no order of a pair of so many blocks, or that of another step.
       CheckpointError: there is none.
     """
     file = epath.Path(path) / FILE
@@ -114,5 +122,10 @@ def read_order(path: epath.PathLike, blocks: int) -> list[Composition]:
         raise OrderError(
             f"'{file}' is no order of single swaps from the student to the teacher: "
             f"{', '.join(names)}"
+        )
+    if held.get("step") != step:
+        raise OrderError(
+            f"'{file}' holds the best order of step {held.get('step')}, not of step {step}; "
+            "launch.evaluate --best_order finds it, with the same --checkpoint"
         )
     return order

@@ -11,6 +11,9 @@ from pwl_jax.training.checkpoints import CheckpointError, Checkpoints, check_lea
 from pwl_jax.training.config import RunConfig
 from pwl_jax.training.workdir import abstract_variables, write_config
 
+UNFINISHED = "unfinished"
+"""Marks a workdir that is being written; one that a killed process left is written anew."""
+
 
 def write_result(
     workdir: epath.PathLike,
@@ -21,8 +24,8 @@ def write_result(
     """Leaves a workdir as a run that ended with these variables would: its `last` result, step 0.
 
     What reads workdirs (`evaluate`, `export`, `predict`, `distill --teacher`) takes it like any
-    other. The config comes last, so that a write that was killed leaves no run; a write that
-    fails leaves nothing.
+    other. The config comes last, so that a write that was killed leaves no run; the next one then
+    begins anew. A write that fails leaves nothing.
 
     Args:
       workdir: a folder that does not exist yet, or is empty.
@@ -38,16 +41,21 @@ def write_result(
     check_leaves(variables, _abstract(config), "what is imported")
     root = epath.Path(workdir)
     existed = root.exists()
+    unfinished = root / UNFINISHED
+    if unfinished.exists():
+        _empty(root, keep=True)
     if existed and (not root.is_dir() or any(root.iterdir())):
         raise CheckpointError(f"'{workdir}' holds something already; expected a workdir of its own")
     try:
         root.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text("")
         for name, content in (files or {}).items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
         with Checkpoints(root) as checkpoints:
             checkpoints.save_result("last", 0, variables)
         write_config(root, config)
+        unfinished.unlink()
     except BaseException as error:
         _empty(root, existed)
         if isinstance(error, OSError):

@@ -126,13 +126,6 @@ def test_the_full_scale_is_the_baselines_recipe():
     assert units.teacher_config("resnet", budget, None).steps_per_dispatch == 20
 
 
-def test_a_folder_keeps_to_its_budget(tmp_path):
-    Budget("cifar10", epochs=3).settle(tmp_path / "w")
-    Budget("cifar10", epochs=3).settle(tmp_path / "w")
-    with pytest.raises(MatrixError, match="holds a comparison with budget"):
-        Budget("cifar10", epochs=4).settle(tmp_path / "w")
-
-
 def test_compositions_count_where_they_belong():
     assert kinds("SSSS") == {"student"} and kinds("TTTT") == set()
     assert kinds("TTSS") == {"prefixes", "mixed", "worst mixed"}
@@ -251,8 +244,9 @@ def test_a_unit_is_trained_measured_and_not_done_twice(tmp_path, monkeypatch):
     budget = Budget("digits", epochs=1, teacher_epochs=1)
     stitched = Unit(0, "lenet5", "stitched")
     assert work.run_unit(stitched, budget, tmp_path, None)
-    assert work.done(stitched, tmp_path) and not work.done(stitched.trained, tmp_path)
-    found = work.read([stitched], tmp_path)[stitched]
+    assert work.done(stitched, budget, tmp_path)
+    assert not work.done(stitched.trained, budget, tmp_path)
+    found = work.read([stitched], budget, tmp_path)[stitched]
     (last,) = (r for r in found["results"] if r["checkpoint"] == "last")
     assert set(last["top1"]) == {str(c) for c in Composition.all(4)}
     assert found["teacher"]["same_bits"]
@@ -260,3 +254,13 @@ def test_a_unit_is_trained_measured_and_not_done_twice(tmp_path, monkeypatch):
     assert last["top1"]["TTTT"] == found["teacher"]["top1"]
     monkeypatch.setattr(work.loop, "train", None)
     assert work.run_unit(stitched, budget, tmp_path, None)
+
+    # Another budget is refused: of what was measured, of a run that is needed, of the teacher.
+    longer = Budget("digits", epochs=2, teacher_epochs=1)
+    with pytest.raises(MatrixError, match=r"stitched/seed0' holds a run with another config \(epo"):
+        work.read([stitched], longer, tmp_path)
+    with pytest.raises(MatrixError, match="alone/seed0' holds a run with another config"):
+        work.run_unit(stitched.trained, longer, tmp_path, None)
+    taught = Budget("digits", epochs=1, teacher_epochs=2)
+    with pytest.raises(MatrixError, match="teacher' holds a run with another config"):
+        work.run_unit(Unit(1, "lenet5", "kd"), taught, tmp_path, None)

@@ -1,7 +1,9 @@
 """Rungs in few bits: what is measured of a pair, and what is written of it."""
 
+import dataclasses
 import json
 
+import jax
 import pytest
 
 from experiments.matrix import precision
@@ -36,6 +38,15 @@ def test_four_planned_bits_are_held_to_a_point(tmp_path, lost, met):
     assert text.startswith(f"# {written['title']}")
     assert "| SSS@4 | 0.4 | 49.00 |" in text
     assert (tmp_path / "trial" / "accuracy_over_bytes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_measured_is_held_for_the_same_weights_alone(tmp_path):
+    model, path = tiny_model("vgg"), tmp_path / "kept.json"
+    assert precision.held(path, model) is None
+    precision.keep(path, model, found(0.01), CLIMBS)
+    assert precision.held(path, model) == (found(0.01), CLIMBS)
+    changed = jax.tree.map(lambda leaf: leaf + 1, model.variables)
+    assert precision.held(path, dataclasses.replace(model, variables=changed)) is None
 
 
 @pytest.mark.long

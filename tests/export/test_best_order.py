@@ -32,7 +32,10 @@ def test_the_best_order_is_found_written_and_read(monkeypatch, tmp_path):
     assert order.area > order.prefix_area and order.examples == 48
     assert len(order.top1) == 8 and order.split == "validation"
     write_order(tmp_path, order)
-    assert read_order(tmp_path, 3) == list(order.order)
+    step = tiny_model("vgg").step
+    assert read_order(tmp_path, 3, step) == list(order.order)
+    with pytest.raises(OrderError, match=f"order of step {step}, not of step 77; .*--best_order"):
+        read_order(tmp_path, 3, 77)
 
 
 def test_prefixes_where_nothing_is_better(monkeypatch):
@@ -59,12 +62,12 @@ def test_no_images_choose_no_order():
 def test_what_is_no_order_is_refused(tmp_path, content):
     (tmp_path / "order.json").write_text(json.dumps(content))
     with pytest.raises(OrderError, match=r"order.json' (is no|holds no) order"):
-        read_order(tmp_path, 3)
+        read_order(tmp_path, 3, 0)
 
 
 def test_a_workdir_without_order_says_what_finds_one(tmp_path):
     with pytest.raises(CheckpointError, match="evaluate --best_order"):
-        read_order(tmp_path, 3)
+        read_order(tmp_path, 3, 0)
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Weights from elsewhere become a workdir like any other, whole or not at all."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +13,7 @@ from pwl_jax.training import imported, workdir
 from pwl_jax.training.checkpoints import CheckpointError, Checkpoints
 from tests.tiny_models import tiny_model
 
+ROOT = Path(__file__).parents[2]
 MODEL = tiny_model("vgg", statistics="shared")
 ALONE = {task: dataclasses.replace(MODEL.config, task=task) for task in ("teacher", "student")}
 
@@ -63,6 +67,26 @@ def test_leaves_of_another_network_are_named_and_nothing_is_written(tmp_path):
 
 def network_variables_as_pair():
     return MODEL.variables | {"student": network_variables("student") | {"batch_stats": {}}}
+
+
+def test_a_write_that_was_killed_is_begun_anew(tmp_path):
+    """A process that dies while it saves has not written the config, and cannot clean up."""
+    script = (
+        "import os, sys\n"
+        "from pwl_jax.training import imported\n"
+        "from tests.training import test_imported as here\n"
+        "def die(*arguments):\n"
+        "    os._exit(9)\n"
+        "imported.write_config = die\n"
+        "imported.write_result(sys.argv[1], here.MODEL.config, here.MODEL.variables)\n"
+    )
+    place = tmp_path / "w"
+    command = [sys.executable, "-c", script, str(place)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 9
+    assert (place / "checkpoints").exists()
+    imported.write_result(place, MODEL.config, MODEL.variables)
+    same(workdir.load_model(place).variables, MODEL.variables)
+    assert sorted(path.name for path in place.iterdir()) == ["checkpoints", "config.json"]
 
 
 @pytest.mark.parametrize("existed", [True, False])

@@ -1,0 +1,77 @@
+r"""The all-prefix step on CPU with the C library's memory in large pages, beside without.
+
+  python -m experiments.benchmarks.large_pages [--pairs=resnet_small,vgg_small,vit_small] \
+      [--batch=128] [--steps=5] [--rounds=3]
+
+XLA takes all memory of a step in one piece, tens to hundreds of megabytes, which Linux maps in
+pages of 4 KiB unless `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` asks for larger ones (glibc 2.35 and
+later; kernels whose transparent_hugepage is `madvise`). The variable counts at a process's start,
+so every round times processes with and without it in turn. Prints a table and writes it to
+experiments/results/large_pages/<name>.json.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+from absl import flags
+
+from experiments.results_file import Row, table, write_results
+from launch import cli
+from pwl_jax.errors import UserError
+
+_PAIRS = flags.DEFINE_list("pairs", ["resnet_small", "vgg_small", "vit_small"], "Of the registry.")
+_BATCH = flags.DEFINE_integer("batch", 128, "Examples a step.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 5, "Timed in a process.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each kind.", lower_bound=1)
+_NAME = flags.DEFINE_string("name", "large_pages", "Name of the JSON file.")
+
+LARGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+_WORKER = """
+import json, sys
+from experiments.benchmarks import step_cases
+from pwl_jax.models.registry import pair
+from pwl_jax.training.step import device_mesh
+name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+step = step_cases.timed_step(pair(name), step_cases.all_prefix_loss, batch, device_mesh())
+step.seconds(2)
+print(json.dumps(step.seconds(steps)))
+"""
+
+
+def main() -> None:
+    """Times every pair both ways."""
+    rows = []
+    for name in _PAIRS.value:
+        found: dict[str, list[float]] = {"small pages": [], "large pages": []}
+        for _ in range(_ROUNDS.value):
+            for pages, extra in (("small pages", {}), ("large pages", LARGE)):
+                found[pages].append(_step_seconds(name, extra))
+        case = f"{name}, batch {_BATCH.value}"
+        rows += [Row(case, pages, "s a step", tuple(values)) for pages, values in found.items()]
+        ratios = zip(found["large pages"], found["small pages"], strict=True)
+        rows.append(Row(case, "large over small", "ratio", tuple(a / b for a, b in ratios)))
+    print("\n".join(table(rows)))
+    print(f"\nwritten to {write_results('large_pages', _NAME.value, rows)}")
+
+
+def _step_seconds(name: str, extra: dict[str, str]) -> float:
+    """Of one step in a process of its own."""
+    kept = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-c", _WORKER, name, str(_BATCH.value), str(_STEPS.value)],
+        env={**kept, "JAX_PLATFORMS": "cpu", **extra},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise UserError(f"the process of pair '{name}' failed: {lines[-1]}")
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    cli.run(main)
