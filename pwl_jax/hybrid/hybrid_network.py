@@ -203,6 +203,44 @@ class HybridNetwork:
             moments |= block_moments
         return HybridOutputs(features[0], moments)
 
+    def apply_opposites(
+        self, variables: Variables, images: jax.Array, sources: jax.Array
+    ) -> tuple[HybridOutputs, HybridOutputs]:
+        """A training step's composition and its opposite, which has the other network's blocks.
+
+        At every block one of the two takes the teacher's and one the student's, so that both
+        together cost one run of either network. Teacher variables are constants.
+
+        Args:
+          variables: the whole tree.
+          images: f32[batch, height, width, channels], normalised.
+          sources: bool[N], True for the teacher's block; may be traced.
+
+        Returns:
+          What the composition computes, and what its opposite does. The moments of every student
+          block stand in both, whichever of them it is a block of.
+        """
+        read = {**variables, "teacher": jax.lax.stop_gradient(variables["teacher"])}
+        moments: dict[str, Any] = {}
+        wide = narrow = images
+        for i in range(self.num_blocks):
+            if i:
+                crossing = sources[i] != sources[i - 1]
+                encoder, decoder = Unit("encoder", i - 1), Unit("decoder", i - 1)
+                encoded = self.run(encoder, self.unit_variables(read, encoder), wide)
+                decoded = self.run(decoder, self.unit_variables(read, decoder), narrow)
+                wide = jnp.where(crossing, decoded, wide)
+                narrow = jnp.where(crossing, encoded, narrow)
+            teacher = Unit("teacher", i)
+            wide = self.run(teacher, self.unit_variables(read, teacher), wide)
+            student = self.unit_variables(read, Unit("student", i))
+            narrow, of_block = self.student.apply_block(i, student, narrow, train=True)
+            moments |= of_block
+        return (
+            HybridOutputs(jnp.where(sources[-1], wide, narrow), moments),
+            HybridOutputs(jnp.where(sources[-1], narrow, wide), moments),
+        )
+
     def _network(self, unit: Unit) -> BlockNetwork:
         return self.teacher if unit.kind == "teacher" else self.student
 

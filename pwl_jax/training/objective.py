@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pwl_jax.errors import UserError
-from pwl_jax.hybrid import HybridNetwork, masks, statistics, walk
+from pwl_jax.hybrid import HybridNetwork, HybridOutputs, masks, statistics, walk
 from pwl_jax.hybrid.walk import WalkOutputs
 from pwl_jax.ladder import Composition, Unit
 from pwl_jax.models.block_network import Variables
@@ -41,9 +41,10 @@ class Objective:
       w_cross: weight of the cross term.
       align_streams: also align the features of every prefix stream with the teacher's.
       w_align: weight of that.
-      mixed_compositions: random compositions a step whose logits are trained besides.
+      mixed_compositions: random compositions a step whose logits are trained besides: pairs of
+        opposite ones, which share a run of both networks, and of an odd number one by itself.
       w_mixed: weight of each of them.
-      mixed_rule: how these are drawn, one of `drawing.RULES`.
+      mixed_rule: how they, or the first of each pair, are drawn, one of `drawing.RULES`.
       mixed_trains: what they train: `all`, or only the `converters`, which prefixes share; the
         student is then touched by the clipping of gradients and by running averages alone.
       ramps: weights over time: `(term, first, last, share)` multiplies a term of `TERMS` by a
@@ -208,28 +209,49 @@ def distillation_loss(
     if o.alpha < 1:
         terms["soft"] = active[0] * (1 - o.alpha) * soft(targets[0], out.logits[0])
     terms |= _feature_terms(hybrid, objective, variables, out, active)
-    drawn = o.mixed_compositions
     if o.cross == "all":
         each = jax.vmap(distilled)(targets[1:], out.logits[1:])
         terms["cross"] = o.w_cross * _mean(each, active[1:])
-    elif o.cross == "random":
-        drawn += 1
-    for i, key in enumerate(jax.random.split(rng, drawn) if drawn else ()):
-        baseline = o.cross == "random" and i == 0
-        rule = RULES["switch" if baseline else o.mixed_rule]
-        mask = hybrid.mask_from_sources(variables, rule(key, hybrid.num_blocks))
-        read = variables
-        if not baseline and o.mixed_trains == "converters":
-            read = {**variables, "student": jax.lax.stop_gradient(variables["student"])}
-        mixed = hybrid.apply(read, images, mask, train=True)
-        stats = statistics.blend_hybrid(stats, mixed.moments, mask)
-        if baseline:
-            terms["cross"] = o.w_cross * soft(out.teacher_logits, mixed.logits)
-        else:
-            one = o.w_mixed * distilled(out.teacher_logits, mixed.logits)
-            terms["mixed"] = terms.get("mixed", jnp.zeros(())) + one
+    drawing, rng = jax.random.split(rng)
+    if o.cross == "random":
+        mask = hybrid.mask_from_sources(variables, RULES["switch"](drawing, hybrid.num_blocks))
+        crossed = hybrid.apply(variables, images, mask, train=True)
+        stats = statistics.blend_hybrid(stats, crossed.moments, mask)
+        terms["cross"] = o.w_cross * soft(out.teacher_logits, crossed.logits)
+    if o.mixed_compositions:
+        mixed, stats = _mixed(hybrid, objective, variables, images, stats, rng)
+        summed = sum((distilled(out.teacher_logits, m.logits) for m in mixed), jnp.zeros(()))
+        terms["mixed"] = o.w_mixed * summed
     terms = {name: o.factor(name, progress) * term for name, term in terms.items()}
     return sum(terms.values(), jnp.zeros(())), LossOutputs(terms, stats)
+
+
+def _mixed(
+    hybrid: HybridNetwork,
+    objective: Objective,
+    variables: Variables,
+    images: jax.Array,
+    stats: dict[str, Any],
+    rng: jax.Array,
+) -> tuple[list[HybridOutputs], dict[str, Any]]:
+    """What the drawn mixed compositions compute, and the statistics after them."""
+    o = objective
+    if o.mixed_trains == "converters":
+        variables = {**variables, "student": jax.lax.stop_gradient(variables["student"])}
+    found: list[HybridOutputs] = []
+    for key in jax.random.split(rng, -(-o.mixed_compositions // 2)):
+        sources = RULES[o.mixed_rule](key, hybrid.num_blocks)
+        mask = hybrid.mask_from_sources(variables, sources)
+        if len(found) + 1 == o.mixed_compositions:
+            drawn = [(hybrid.apply(variables, images, mask, train=True), mask)]
+        else:
+            opposite = hybrid.mask_from_sources(variables, ~sources)
+            both = hybrid.apply_opposites(variables, images, sources)
+            drawn = list(zip(both, (mask, opposite), strict=True))
+        for outputs, read in drawn:
+            stats = statistics.blend_hybrid(stats, outputs.moments, read)
+            found.append(outputs)
+    return found, stats
 
 
 def _soft(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pwl_jax.hybrid import HybridNetwork, MaskError, live_bytes, walk
+from pwl_jax.hybrid import HybridNetwork, MaskError, live_bytes, statistics, walk
 from pwl_jax.hybrid.masks import composition_of, leaf_names, mask_of, unit_of
 from pwl_jax.ladder import Composition, Unit
 from pwl_jax.models.registry import PairSpec
@@ -74,6 +74,42 @@ def test_every_mixed_composition_equals_its_programs_bit_for_bit():
             run_programs(hybrid, variables, composition, images),
             err_msg=str(composition),
         )
+
+
+def test_opposite_compositions_share_a_run_and_equal_their_own():
+    hybrid, variables, images = make("vgg")
+    blocks = hybrid.num_blocks
+
+    def apart(params, sources):
+        found = []
+        for each in (sources, ~sources):
+            mask = hybrid.mask_from_sources(variables, each)
+            tree = {**variables, "student": {**variables["student"], "params": params}}
+            found.append(hybrid.apply(tree, images, mask, train=True))
+        return found
+
+    def together(params, sources):
+        tree = {**variables, "student": {**variables["student"], "params": params}}
+        return hybrid.apply_opposites(tree, images, sources)
+
+    def loss(outputs):
+        return sum(jnp.square(each.logits).sum() * k for k, each in enumerate(outputs, 1))
+
+    params = variables["student"]["params"]
+    both = [
+        jax.jit(jax.value_and_grad(lambda p, s, way=way: (loss(o := way(p, s)), o), has_aux=True))
+        for way in (apart, together)
+    ]
+    for composition in Composition.all(blocks):
+        sources = jnp.array([source == "T" for source in composition.sources])
+        ((_, expected), theirs), ((_, found), gradients) = (way(params, sources) for way in both)
+        for mine, other, own in zip(found, expected, (sources, ~sources), strict=True):
+            np.testing.assert_allclose(mine.logits, other.logits, rtol=1e-5, atol=1e-6)
+            stats = variables["student"]["batch_stats"]
+            mask = hybrid.mask_from_sources(variables, own)
+            blended = [statistics.blend_hybrid(stats, o.moments, mask) for o in (mine, other)]
+            chex.assert_trees_all_close(*blended, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(gradients, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

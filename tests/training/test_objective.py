@@ -123,7 +123,7 @@ def test_baseline_random_is_the_composition_it_drew():
     sync, recon = own_feature_terms()
     for seed in (2, 3, 4):
         terms, _ = terms_of(objective, seed=seed)
-        (key,) = jax.random.split(jax.random.key(seed), 1)
+        key, _ = jax.random.split(jax.random.key(seed))
         sources = draw_switch(key, 3)
         name = "".join("T" if source else "S" for source in sources)
         soft = losses.soft_cross_entropy(teacher.logits, outputs[name].logits, TEMPERATURE)
@@ -194,16 +194,21 @@ def test_trained_streams_of_stacked_masks():
     np.testing.assert_array_equal(trained_streams(prefix_masks(hybrid, variables)), [1, 1, 1])
 
 
-def test_mixed_compositions_add_their_logit_losses():
-    terms, _ = terms_of(Objective(mixed_compositions=2))
-    names = [
-        "".join("T" if source else "S" for source in draw_switch(key, 3))
-        for key in jax.random.split(jax.random.key(2), 2)
-    ]
-    assert terms["mixed"] == pytest.approx(sum(map(distilled, names)), rel=1e-4)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_mixed_compositions_add_their_logit_losses(count):
+    """Pairs of opposite ones, and of an odd number the last by itself."""
+    objective = Objective(mixed_compositions=count)
+    terms, _ = terms_of(objective)
+    _, rng = jax.random.split(jax.random.key(2))
+    names = []
+    for key in jax.random.split(rng, (count + 1) // 2):
+        drawn = draw_switch(key, 3)
+        names += ["".join("T" if s else "S" for s in sources) for sources in (drawn, ~drawn)]
+    expected = sum(map(distilled, names[:count]))
+    assert terms["mixed"] == pytest.approx(expected, rel=1e-4)
     # Other compositions, and the same program.
-    terms_of(Objective(mixed_compositions=2), seed=3)
-    assert compiled(Objective(mixed_compositions=2), "per_stream")._cache_size() == 1
+    terms_of(objective, seed=3)
+    assert compiled(objective, "per_stream")._cache_size() == 1
 
 
 def test_statistics_are_kept_per_stream_or_shared_in_the_baselines_order():
