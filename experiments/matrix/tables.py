@@ -11,7 +11,12 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         f"{family}_ablation": (
             MATRIX,
-            {"families": family, "table": "ablation", "name": f"{family}_small_cifar10_ablation"},
+            {
+                "families": family,
+                "table": "ablation",
+                "seeds": "0",
+                "name": f"{family}_small_cifar10_ablation",
+            },
         )
         for family in ("resnet", "vit")
     },
