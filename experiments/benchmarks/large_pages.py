@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -26,6 +27,7 @@ _BATCH = flags.DEFINE_integer("batch", 128, "Examples a step.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 5, "Timed in a process.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each kind.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "large_pages", "Name of the JSON file.")
+_RESULTS = flags.DEFINE_string("results", None, "Where results lie; experiments/results.")
 
 LARGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -54,7 +56,8 @@ def main() -> None:
         ratios = zip(found["large pages"], found["small pages"], strict=True)
         rows.append(Row(case, "large over small", "ratio", tuple(a / b for a, b in ratios)))
     print("\n".join(table(rows)))
-    print(f"\nwritten to {write_results('large_pages', _NAME.value, rows)}")
+    results = Path(_RESULTS.value) if _RESULTS.value else None
+    print(f"\nwritten to {write_results('large_pages', _NAME.value, rows, results=results)}")
 
 
 def _step_seconds(name: str, extra: dict[str, str]) -> float:

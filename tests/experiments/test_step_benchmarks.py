@@ -1,9 +1,12 @@
 """The training step's benchmarks: their pairs, their ratios and what they refuse."""
 
+import json
+
 import pytest
 
 from experiments.benchmarks import step_cases
 from pwl_jax.errors import UserError
+from tests import commands
 
 
 @pytest.mark.parametrize("family", step_cases.FAMILIES)
@@ -34,3 +37,16 @@ def test_input_wait_is_what_steps_take_longer_than_with_inputs_ready():
     assert rows["host takes inputs"].samples == (0.25,)
     assert rows["step"].samples == (400.0,)
     assert rows["images"].samples == (25.0,)
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_in_pages_of_both_sizes(tmp_path):
+    flags = ["--batch=8", "--steps=1", "--rounds=1", f"--results={tmp_path}"]
+    module = "experiments.benchmarks.large_pages"
+    result = commands.launched(module, "--pairs=lenet5_digits", *flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = json.loads((tmp_path / "large_pages" / "large_pages.json").read_text())["rows"]
+    assert [row["metric"] for row in rows] == ["small pages", "large pages", "large over small"]
+    assert all(row["median"] > 0 for row in rows)
+    refused = commands.launched(module, "--pairs=none", *flags)
+    assert refused.returncode == 1 and "the process of pair 'none' failed" in refused.stderr
