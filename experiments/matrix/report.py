@@ -6,8 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.comparison.comparison import Spread
 from experiments.matrix.page import grid, png
-from experiments.matrix.summary import COLUMNS, Case, Target, cases, falls, spread, targets
+from experiments.matrix.summary import (
+    COLUMNS,
+    RECALIBRATED,
+    Case,
+    Target,
+    cases,
+    falls,
+    spread,
+    targets,
+)
 from experiments.matrix.units import Unit
 from experiments.results_file import RESULTS, Row, own_command, write_results
 
@@ -21,7 +31,8 @@ composition with BatchNorm statistics measured for it alone, which no bundle can
 has statistics calibrated per stream, `random` and `all` their running averages. The ladder is
 `monotone` if no prefix is below the one before it by more than the standard error of the test
 set. GFLOP and seconds are of training: operations a step as XLA counts them, and the time of all
-steps without compiling, evaluating and saving. One teacher a family (seed 0) serves all; seeds
+steps without compiling, evaluating and saving. The recipe, the teacher's too, is in
+`experiments/configs`. One teacher a family (seed 0) serves all; seeds
 are of the distillation. `alone` is the student by labels only, `kd` and `dkd` plain and decoupled
 distillation, `random` and `all` the PyTorch baseline's two modes, `stitched` the student of
 `alone` with converters by least squares."""
@@ -200,21 +211,32 @@ def _chart(family: str, all_cases: Sequence[Case], found: Measured, heading: str
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
     last = [c for c in all_cases if c.family == family and c.checkpoint == "last"]
     teacher = 100 * next(m for u, m in found.items() if u.family == family)["teacher"]["top1"]
+    objectives = list(dict.fromkeys(case.objective for case in last))
     bars = []
     for case in last:
+        style = {
+            "color": f"C{objectives.index(case.objective)}",
+            "linestyle": "--" if case.statistics == RECALIBRATED else "-",
+            "label": case.label,
+        }
         prefixes = case.prefixes(teacher)
         if prefixes:
-            left.plot(*zip(*prefixes, strict=True), "o-", label=case.label)
-            bars.append(case)
+            left.plot(*zip(*prefixes, strict=True), "o", **style)
+            bars.append((case, style))
         else:
-            left.axhline(case.mean("student"), linestyle=":", label=f"{case.label}, student")
-    for place, case in enumerate(bars):
-        means, worst = case.mean("mixed"), case.mean("worst mixed")
-        right.bar(place, means, width=0.6)
-        right.plot(place, worst, "kv")
-    right.set_xticks(range(len(bars)), [case.label for case in bars], rotation=60)
-    right.set_title("all mixed compositions: mean (bar) and worst (triangle)", fontsize=10)
-    left.set_title("prefixes", fontsize=10)
+            left.axhline(case.mean("student"), **style | {"linestyle": ":"})
+    for place, (case, style) in enumerate(bars):
+        mixed = Spread.of(case.values("mixed"))
+        hatch = "//" if case.statistics == RECALIBRATED else None
+        right.barh(
+            place, mixed.mean, xerr=mixed.deviation, color=style["color"], alpha=0.7, hatch=hatch
+        )
+        right.plot(case.mean("worst mixed"), place, "kD")
+    right.set_yticks(range(len(bars)), [case.label for case, _ in bars])
+    right.invert_yaxis()
+    right.set_xlabel("top-1 %")
+    right.set_title("all mixed compositions: mean (bar) and worst (diamond)", fontsize=10)
+    left.set_title("prefixes, and students of objectives without any (dotted)", fontsize=10)
     left.set_ylabel("top-1 %")
     left.legend(fontsize=8)
     for axes in (left, right):
