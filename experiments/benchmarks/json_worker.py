@@ -1,9 +1,10 @@
-"""A process of another interpreter that answers requests: one JSON object a line, each way."""
+"""Processes that answer in JSON: another interpreter line by line, this one at its end."""
 
 import contextlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,33 @@ _ENDING_SECONDS = 10.0
 
 class WorkerError(UserError):
     """A worker that cannot be started, has ended, or says that it failed."""
+
+
+def json_answer(
+    name: str, code: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> Any:
+    """The JSON on the last line that a process of this interpreter prints, run to its end.
+
+    Args:
+      name: of the process, in errors.
+      code: what it runs, Python.
+      arguments: its `sys.argv[1:]`.
+      environment: all of its variables.
+
+    Raises:
+      WorkerError: it failed, with the last line of its stderr.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise WorkerError(f"{name} failed: {lines[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class JsonWorker:

@@ -10,17 +10,15 @@ so every round times processes with and without it in turn. Prints a table and w
 experiments/results/large_pages/<name>.json.
 """
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from absl import flags
 
+from experiments.benchmarks.json_worker import json_answer
+from experiments.matrix.children import LARGE_PAGES
 from experiments.results_file import Row, table, write_results
 from launch import cli
-from pwl_jax.errors import UserError
 
 _PAIRS = flags.DEFINE_list("pairs", ["resnet_small", "vgg_small", "vit_small"], "Of the registry.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Examples a step.", lower_bound=1)
@@ -28,8 +26,6 @@ _STEPS = flags.DEFINE_integer("steps", 5, "Timed in a process.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each kind.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "large_pages", "Name of the JSON file.")
 _RESULTS = flags.DEFINE_string("results", None, "Where results lie; experiments/results.")
-
-LARGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 _WORKER = """
 import json, sys
@@ -49,7 +45,7 @@ def main() -> None:
     for name in _PAIRS.value:
         found: dict[str, list[float]] = {"small pages": [], "large pages": []}
         for _ in range(_ROUNDS.value):
-            for pages, extra in (("small pages", {}), ("large pages", LARGE)):
+            for pages, extra in (("small pages", {}), ("large pages", LARGE_PAGES)):
                 found[pages].append(_step_seconds(name, extra))
         case = f"{name}, batch {_BATCH.value}"
         rows += [Row(case, pages, "s a step", tuple(values)) for pages, values in found.items()]
@@ -63,17 +59,9 @@ def main() -> None:
 def _step_seconds(name: str, extra: dict[str, str]) -> float:
     """Of one step in a process of its own."""
     kept = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
-    done = subprocess.run(
-        [sys.executable, "-c", _WORKER, name, str(_BATCH.value), str(_STEPS.value)],
-        env={**kept, "JAX_PLATFORMS": "cpu", **extra},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise UserError(f"the process of pair '{name}' failed: {lines[-1]}")
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    arguments = [name, str(_BATCH.value), str(_STEPS.value)]
+    environment = {**kept, "JAX_PLATFORMS": "cpu", **extra}
+    return float(json_answer(f"the process of pair '{name}'", _WORKER, arguments, environment))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ that of all devices together. Prints a table and writes it to
 experiments/results/step_compile/<name>.json.
 """
 
-import json
 import os
-import subprocess
-import sys
 
 from absl import flags
 
+from experiments.benchmarks.json_worker import json_answer
 from experiments.results_file import Row, table, write_results
 from launch import cli
 from pwl_jax.errors import UserError
@@ -76,17 +74,9 @@ def compiled_on(devices: int) -> tuple[float, float]:
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     arguments = [_FAMILY.value, str(_BLOCKS.value), str(_BATCH.value)]
-    done = subprocess.run(
-        [sys.executable, "-c", _WORKER, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    lowered, compiled = json_answer(
+        f"the process with {devices} devices", _WORKER, arguments, environment
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise UserError(f"the process with {devices} devices failed: {lines[-1]}")
-    lowered, compiled = json.loads(done.stdout.splitlines()[-1])
     return lowered, compiled
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from pwl_jax.errors import UserError
 
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""By which a process has a step's memory in large pages, and computes it sooner (BUILD_NOTES)."""
+
 
 class Children:
     """Processes one after the other, until the time is over or a signal comes.
@@ -34,8 +37,7 @@ class Children:
         print(" ".join(command[1:]), flush=True)
         # A group of its own: Ctrl-C reaches it once, through us.
         environment = {
-            # A step's memory in large pages, by which it is computed sooner (BUILD_NOTES).
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+            **LARGE_PAGES,
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(self._cache.absolute()),
         }

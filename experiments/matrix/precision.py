@@ -51,7 +51,7 @@ def keep(
 ) -> None:
     """Writes down what was measured of a pair, for `held`."""
     content = {
-        **_identity(model),
+        "weights": _weights_digest(model),
         "found": [
             [way, bits, str(c), dataclasses.asdict(accuracy)]
             for (way, bits, c), accuracy in found.items()
@@ -67,7 +67,7 @@ def held(path: Path, model: workdir.TrainedModel) -> tuple[Found, dict[str, Clim
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    if {name: content[name] for name in _identity(model)} != _identity(model):
+    if content["weights"] != _weights_digest(model):
         return None
     found: Found = {
         (way, bits, Composition.parse(name)): Accuracy(**accuracy)
@@ -80,12 +80,12 @@ def held(path: Path, model: workdir.TrainedModel) -> tuple[Found, dict[str, Clim
     return found, climbs
 
 
-def _identity(model: workdir.TrainedModel) -> dict[str, Any]:
-    """What tells weights apart: a digest of all of them."""
+def _weights_digest(model: workdir.TrainedModel) -> str:
+    """SHA-256 of all leaves."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(model.variables):
         digest.update(np.asarray(leaf).tobytes())
-    return {"weights": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def prefix_accuracies(model: workdir.TrainedModel, data_dir: str | None) -> Found:

@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 
 from pwl_jax.training import imported, workdir
 from pwl_jax.training.checkpoints import CheckpointError, Checkpoints
+from tests.commands import ROOT
 from tests.tiny_models import tiny_model
 
-ROOT = Path(__file__).parents[2]
 MODEL = tiny_model("vgg", statistics="shared")
 ALONE = {task: dataclasses.replace(MODEL.config, task=task) for task in ("teacher", "student")}
 
