@@ -172,6 +172,17 @@ def test_targets_of_what_was_measured():
     assert "mean prefix, ours: stitched" not in found
 
 
+def test_the_wider_of_two_spreads_counts():
+    given = [
+        Case("lenet5", objective, "last", "shared", {seed: {"SS": 50.0, "TS": v, "TT": 70.0}
+             for seed, v in enumerate(values)})
+        for objective, values in (("ours", (61.0, 61.0)), ("all", (59.0, 61.0)))
+    ]  # fmt: skip
+    found = {target.name: target for target in targets("lenet5", given)}
+    above = found["mean prefix, ours: all, recalibrated"]
+    assert above.bound == pytest.approx(60 + 2**0.5) and not above.met
+
+
 def test_a_part_of_a_comparison_says_so(tmp_path):
     found = comparison()
     every = [*found, Unit(0, "resnet", "dkd"), Unit(1, "resnet", "dkd")]
