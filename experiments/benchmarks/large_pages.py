@@ -5,8 +5,9 @@ r"""The all-prefix step on CPU with the C library's memory in large pages, besid
 
 XLA takes all memory of a step in one piece, tens to hundreds of megabytes, which Linux maps in
 pages of 4 KiB unless `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` asks for larger ones (glibc 2.35 and
-later; kernels whose transparent_hugepage is `madvise`). The variable counts at a process's start,
-so every round times processes with and without it in turn. Prints a table and writes it to
+later; kernels whose transparent_hugepage is `madvise`), and gives back after it, unless further
+tunables let the process keep it. The variable counts at a process's start, so every round times
+processes of each kind in turn. Prints a table and writes it to
 experiments/results/large_pages/<name>.json.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.benchmarks.json_worker import json_answer
-from experiments.matrix.children import LARGE_PAGES
+from experiments.matrix.children import KEPT_PAGES, LARGE_PAGES
 from experiments.results_file import Row, table, write_results
 from launch import cli
 
@@ -27,6 +28,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each kind.", lower_bou
 _NAME = flags.DEFINE_string("name", "large_pages", "Name of the JSON file.")
 _RESULTS = flags.DEFINE_string("results", None, "Where results lie; experiments/results.")
 
+_KINDS = {"small pages": "", "large pages": LARGE_PAGES, "large pages, kept": KEPT_PAGES}
 _WORKER = """
 import json, sys
 from experiments.benchmarks import step_cases
@@ -40,27 +42,27 @@ print(json.dumps(step.seconds(steps)))
 
 
 def main() -> None:
-    """Times every pair both ways."""
+    """Times every pair each way."""
     rows = []
     for name in _PAIRS.value:
-        found: dict[str, list[float]] = {"small pages": [], "large pages": []}
+        found: dict[str, list[float]] = {kind: [] for kind in _KINDS}
         for _ in range(_ROUNDS.value):
-            for pages, extra in (("small pages", {}), ("large pages", LARGE_PAGES)):
-                found[pages].append(_step_seconds(name, extra))
+            for kind, tunables in _KINDS.items():
+                found[kind].append(_step_seconds(name, tunables))
         case = f"{name}, batch {_BATCH.value}"
-        rows += [Row(case, pages, "s a step", tuple(values)) for pages, values in found.items()]
-        ratios = zip(found["large pages"], found["small pages"], strict=True)
-        rows.append(Row(case, "large over small", "ratio", tuple(a / b for a, b in ratios)))
+        rows += [Row(case, kind, "s a step", tuple(values)) for kind, values in found.items()]
+        for kind in list(_KINDS)[1:]:
+            ratios = zip(found[kind], found["small pages"], strict=True)
+            rows.append(Row(case, f"{kind}, over small", "ratio", tuple(a / b for a, b in ratios)))
     print("\n".join(table(rows)))
     results = Path(_RESULTS.value) if _RESULTS.value else None
     print(f"\nwritten to {write_results('large_pages', _NAME.value, rows, results=results)}")
 
 
-def _step_seconds(name: str, extra: dict[str, str]) -> float:
+def _step_seconds(name: str, tunables: str) -> float:
     """Of one step in a process of its own."""
-    kept = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     arguments = [name, str(_BATCH.value), str(_STEPS.value)]
-    environment = {**kept, "JAX_PLATFORMS": "cpu", **extra}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": tunables}
     return float(json_answer(f"the process of pair '{name}'", _WORKER, arguments, environment))
 
 

@@ -10,8 +10,17 @@ from typing import Any
 
 from pwl_jax.errors import UserError
 
-LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""By which a process has a step's memory in large pages, and computes it sooner (BUILD_NOTES)."""
+LARGE_PAGES = "glibc.malloc.hugetlb=1"
+KEPT_PAGES = ":".join(
+    (
+        LARGE_PAGES,
+        "glibc.malloc.arena_max=1",
+        "glibc.malloc.mmap_max=0",
+        "glibc.malloc.trim_threshold=1000000000000",
+    )
+)
+"""By which a process has a step's memory in large pages, and keeps them for the next step instead
+of asking Linux again: values of GLIBC_TUNABLES, read at a process's start (BUILD_NOTES)."""
 
 
 class Children:
@@ -37,7 +46,7 @@ class Children:
         print(" ".join(command[1:]), flush=True)
         # A group of its own: Ctrl-C reaches it once, through us.
         environment = {
-            **LARGE_PAGES,
+            "GLIBC_TUNABLES": KEPT_PAGES,
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(self._cache.absolute()),
         }

@@ -80,7 +80,11 @@ def calibrated(
 
 
 def initialised_converters(
-    hybrid: HybridNetwork, variables: Variables, batches: Iterable[jax.Array]
+    hybrid: HybridNetwork,
+    variables: Variables,
+    batches: Iterable[jax.Array],
+    *,
+    train: bool,
 ) -> Variables:
     """The variables with every linear converter fitted by least squares.
 
@@ -88,8 +92,10 @@ def initialised_converters(
       hybrid: the network.
       variables: its tree.
       batches: of images, f32[batch, height, width, channels], normalised.
+      train: to the features that training sees, the student's normalised by each batch's own
+        moments; else by its running averages, which say nothing before it was trained.
     """
-    run = jax.jit(functools.partial(walk, hybrid, entries=False))
+    run = jax.jit(functools.partial(walk, hybrid, entries=False, train=train))
     fits = {
         (name, boundary): LeastSquares()
         for name in ("encoders", "decoders")

@@ -175,7 +175,7 @@ def _initial_variables(
         preprocessing = workdir.preprocessing_of(config)
         batch = next(iter(calibration_batches(config, training, mesh)))
         images = jnp.asarray(preprocessing.normalize(batch["image"]))
-        variables = calibration.initialised_converters(hybrid, variables, [images])
+        variables = calibration.initialised_converters(hybrid, variables, [images], train=True)
     return variables
 
 

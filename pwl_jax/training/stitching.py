@@ -45,4 +45,5 @@ def stitched(
 
     variables = measured(replicate(model.variables, mesh))
     images = (jnp.asarray(preprocessing.normalize(batch["image"])) for batch in batches())
-    return jax.device_get(measured(initialised_converters(model.hybrid, variables, images)))
+    fitted = initialised_converters(model.hybrid, variables, images, train=False)
+    return jax.device_get(measured(fitted))

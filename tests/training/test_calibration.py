@@ -132,15 +132,17 @@ def test_least_squares_of_a_channel_that_never_varies_stays_finite():
 
 
 @pytest.mark.slow
-def test_initialised_converters_map_features_onto_each_other_better_than_chance():
+@pytest.mark.parametrize("train", [True, False])
+def test_initialised_converters_map_features_onto_each_other_better_than_chance(train):
     hybrid = HybridNetwork.from_pair(tiny_pair("vgg"))
     variables = initial_variables(hybrid.init, jax.random.key(0))
     images = jnp.asarray(normalize(batches(1, 32)[0]["image"]))
-    fitted = initialised_converters(hybrid, variables, [images[:16], images[16:]])
+    parts = [images] if train else [images[:16], images[16:]]
+    fitted = initialised_converters(hybrid, variables, parts, train=train)
     assert fitted["teacher"] is variables["teacher"]
     assert fitted["student"] is variables["student"]
     assert jax.tree.structure(fitted) == jax.tree.structure(variables)
-    out = jax.jit(functools.partial(walk, hybrid, entries=False))(variables, images)
+    out = jax.jit(functools.partial(walk, hybrid, entries=False, train=train))(variables, images)
     for k, (wide, (narrow,)) in enumerate(zip(out.teacher_features, out.features, strict=True)):
         for unit, x, y in ((Unit("encoder", k), wide, narrow), (Unit("decoder", k), narrow, wide)):
             found = hybrid.run(unit, hybrid.unit_variables(fitted, unit), x)
