@@ -175,7 +175,9 @@ def _initial_variables(
         preprocessing = workdir.preprocessing_of(config)
         batch = next(iter(calibration_batches(config, training, mesh)))
         images = jnp.asarray(preprocessing.normalize(batch["image"]))
-        variables = calibration.initialised_converters(hybrid, variables, [images], train=True)
+        # Every host fits to the same images by itself: no axis to average moments over.
+        alone = HybridNetwork.from_pair(config.pair)
+        variables = calibration.initialised_converters(alone, variables, [images], train=True)
     return variables
 
 

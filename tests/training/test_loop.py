@@ -63,6 +63,20 @@ def test_a_finished_run_stays_as_it_is(distilled, teacher):
     assert tiny_runs.trained_steps(distilled) == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
+def test_fitted_converters_begin_nearer_to_the_features_than_drawn_ones(
+    distilled, teacher, tmp_path, monkeypatch
+):
+    tiny_runs.stop_after(monkeypatch, 1)
+    tiny_runs.train(tiny_runs.config("distill", converter_init="least_squares"), tmp_path, teacher)
+    fitted, drawn = (tiny_runs.metric_lines(where)[0] for where in (tmp_path, distilled))
+    assert fitted["step"] == drawn["step"] == 1
+    for term in ("sync", "recon", "align"):
+        assert fitted[f"train/{term}"] < 0.2 * drawn[f"train/{term}"], term
+    # Fitted to features as running averages normalise them, it would be above 0.9.
+    assert fitted["train/sync"] < 0.8
+
+
 def test_a_signal_stops_cleanly(tmp_path, capsys):
     run = tiny_runs.config("teacher", epochs=1000)
     handler = signal.getsignal(signal.SIGTERM)
