@@ -73,8 +73,8 @@ def test_fitted_converters_begin_nearer_to_the_features_than_drawn_ones(
     assert fitted["step"] == drawn["step"] == 1
     for term in ("sync", "recon", "align"):
         assert fitted[f"train/{term}"] < 0.2 * drawn[f"train/{term}"], term
-    # Fitted to features as running averages normalise them, it would be above 0.9.
-    assert fitted["train/sync"] < 0.8
+    # Fitted to features as running averages normalise them, it is above 1.1.
+    assert fitted["train/sync"] < 0.95
 
 
 def test_a_signal_stops_cleanly(tmp_path, capsys):
