@@ -7,7 +7,7 @@ Run:
       --config.data.data_dir=D --teacher=W/teacher --workdir=W/pwl
   python -m launch.evaluate --workdir=W/pwl --orders=all
 
-Needs: cifar10 prepared by TFDS as ArrayRecord below D; one CPU core for about seven minutes in all:
+Needs: cifar10 prepared by TFDS as ArrayRecord below D; one CPU core for about 7 minutes in all:
 12 epochs of the teacher, 8 of the distillation.
 The pair: 62,006 and 35,970 parameters, the baseline's pair.
 The config's variant names another objective of experiments/objectives.py:
