@@ -160,10 +160,10 @@ def targets(family: str, given: Sequence[Case]) -> list[Target]:
     for rival, recalibrated in (("random", True), ("stitched", False)):
         bound = mean(rival, "prefixes", recalibrated)
         rows.append((f"mean prefix, ours: {rival}", ours["prefixes"], ">", bound))
-    bound, theirs = mean("all", "prefixes", True), _evaluated(last, "all", True)
-    if theirs and bound is not None and ("ours", False) in last:
-        both = theirs, last["ours", False]
-        bound += max(_deviation(case.values("prefixes")) for case in both)
+    bound = mean("all", "prefixes", True)
+    if bound is not None:
+        both = _evaluated(last, "all", True), last.get(("ours", False))
+        bound += max(_deviation(case.values("prefixes")) for case in both if case)
     rows.append(("mean prefix, ours: all, recalibrated", ours["prefixes"], ">", bound))
     known = [value for value in (ours["student"], mean("kd", "student")) if value is not None]
     if known:
