@@ -9,7 +9,16 @@ from typing import Any
 
 Fields = Mapping[str, Any]
 
-_STUDENT: Fields = {"cross": "none", "align_streams": False, "w_sync": 0.0, "w_recon": 0.0}
+_BASELINE_WEIGHTS: Fields = {"w_sync": 1.0, "w_recon": 1.0, "w_align": 1.0, "w_cross": 2.0}
+"""The PyTorch baseline's, whatever weights a family has in ours (`recipes.SMALL_WEIGHTS`)."""
+
+_STUDENT: Fields = {
+    **_BASELINE_WEIGHTS,
+    "cross": "none",
+    "align_streams": False,
+    "w_sync": 0.0,
+    "w_recon": 0.0,
+}
 """Of an objective that trains the student's own logits and nothing else."""
 
 _BASELINE: Fields = {"pair.statistics": "shared", "calibration_examples": 0}
@@ -41,8 +50,14 @@ COMPARED: dict[str, Fields] = {
             "ramps": (("soft", 0.0, 1.0, 1 / 12),),
         }
     },
-    "random": {**_BASELINE, "objective": {"cross": "random", "align_streams": False}},
-    "all": {**_BASELINE, "objective": {"cross": "all", "align_streams": False}},
+    "random": {
+        **_BASELINE,
+        "objective": {**_BASELINE_WEIGHTS, "cross": "random", "align_streams": False},
+    },
+    "all": {
+        **_BASELINE,
+        "objective": {**_BASELINE_WEIGHTS, "cross": "all", "align_streams": False},
+    },
     "ours": {**_OURS, "objective": {}},
     "any_order": {**_OURS, "objective": _ANY_ORDER},
     "stitched": {},

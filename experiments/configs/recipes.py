@@ -19,6 +19,12 @@ LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (12, 4), "vit": (10, 3)}
 """Of the small pairs' teachers and distillations: minutes on two CPU cores."""
 
+SMALL_WEIGHTS: dict[str, dict[str, Any]] = {
+    "lenet5": {"w_sync": 0.25, "w_recon": 0.25, "w_align": 0.25},
+    "vit": {"w_sync": 0.25, "w_recon": 0.25, "w_align": 0.25, "w_cross": 4.0},
+}
+"""Of ours on the small pairs without BatchNorm, where they are not the baseline's (BUILD_NOTES)."""
+
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
 
 
@@ -123,7 +129,7 @@ def small(family: str, data: str, variant: str) -> ConfigDict:
         distill=_section(
             # Converters as quick as all else: the baseline's rate of a fifth is for long runs.
             dataclasses.replace(optimizer, converter_rate=1.0),
-            Objective(),
+            Objective(**SMALL_WEIGHTS.get(family, {})),
             epochs=distill_epochs,
             **common,
         ),
