@@ -20,10 +20,9 @@ SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (12, 4), "vit": (10,
 """Of the small pairs' teachers and distillations: minutes on two CPU cores."""
 
 SMALL_WEIGHTS: dict[str, dict[str, Any]] = {
-    "lenet5": {"w_sync": 0.25, "w_recon": 0.25, "w_align": 0.25},
     "vit": {"w_sync": 0.25, "w_recon": 0.25, "w_align": 0.25, "w_cross": 4.0},
 }
-"""Of ours on the small pairs without BatchNorm, where they are not the baseline's (BUILD_NOTES)."""
+"""Weights of ours on a small pair, where they are not the baseline's (BUILD_NOTES)."""
 
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
 
