@@ -1,7 +1,8 @@
 """Objectives by name: what a run changes of its config to train by one of them.
 
 Each is a mapping of fields of a run, as `recipes.with_objective` takes it. What is compared at
-equal budget is `COMPARED`; `ABLATIONS` take one thing away from ours, or add one.
+equal budget is `COMPARED`; `ABLATIONS` take one thing away from ours, or add one. `weights` names
+the entry of `WEIGHTS` that a family begins with, before the objective's own fields.
 """
 
 from collections.abc import Mapping
@@ -9,28 +10,35 @@ from typing import Any
 
 Fields = Mapping[str, Any]
 
-_BASELINE_WEIGHTS: Fields = {"w_sync": 1.0, "w_recon": 1.0, "w_align": 1.0, "w_cross": 2.0}
-"""The PyTorch baseline's, whatever weights a family has in ours (`recipes.SMALL_WEIGHTS`)."""
-
-_STUDENT: Fields = {
-    **_BASELINE_WEIGHTS,
-    "cross": "none",
-    "align_streams": False,
-    "w_sync": 0.0,
-    "w_recon": 0.0,
-}
+_STUDENT: Fields = {"cross": "none", "align_streams": False, "w_sync": 0.0, "w_recon": 0.0}
 """Of an objective that trains the student's own logits and nothing else."""
 
 _BASELINE: Fields = {"pair.statistics": "shared", "calibration_examples": 0}
 """The PyTorch baseline's statistics: running averages over all streams, shared by them."""
 
+WEIGHTS: dict[str, dict[str, Fields]] = {
+    "vit_small": {
+        "ours": {"w_sync": 0.25, "w_recon": 0.25, "w_align": 0.25, "w_cross": 4.0},
+        "any_order": {
+            "w_sync": 2.0,
+            "w_recon": 2.0,
+            "w_align": 2.0,
+            "w_cross": 4.0,
+            "ramps": (("mixed", 1.0, 0.25, 1.0),),
+        },
+    },
+}
+"""Of ours, by pair, where others than the baseline's were found better (BUILD_NOTES)."""
+
 _OURS: Fields = {
+    "weights": "ours",
     "pair.statistics": "per_stream",
     "calibration_examples": 10_000,
     "converter_init": "least_squares",
 }
 
-_ANY_ORDER: Fields = {"mixed_compositions": 2, "mixed_rule": "crossing"}
+_ANY_ORDER: Fields = {**_OURS, "weights": "any_order"}
+_MIXED: Fields = {"mixed_compositions": 2, "mixed_rule": "crossing"}
 
 FITTED = {"stitched": "alone", "stitched_kd": "kd", "refitted": "ours"}
 """Of what trains nothing itself, the objective whose result it takes: converters are fitted to it
@@ -50,16 +58,10 @@ COMPARED: dict[str, Fields] = {
             "ramps": (("soft", 0.0, 1.0, 1 / 12),),
         }
     },
-    "random": {
-        **_BASELINE,
-        "objective": {**_BASELINE_WEIGHTS, "cross": "random", "align_streams": False},
-    },
-    "all": {
-        **_BASELINE,
-        "objective": {**_BASELINE_WEIGHTS, "cross": "all", "align_streams": False},
-    },
+    "random": {**_BASELINE, "objective": {"cross": "random", "align_streams": False}},
+    "all": {**_BASELINE, "objective": {"cross": "all", "align_streams": False}},
     "ours": {**_OURS, "objective": {}},
-    "any_order": {**_OURS, "objective": _ANY_ORDER},
+    "any_order": {**_ANY_ORDER, "objective": _MIXED},
     "stitched": {},
 }
 """(a) the student alone, (b) plain distillation, (b') decoupled distillation with the weights,
@@ -88,15 +90,15 @@ ABLATIONS: dict[str, Fields] = {
         **_OURS,
         "objective": {"soft": "dkd", "w_others": 2.0, "ramps": (("soft", 0.0, 1.0, 1 / 12),)},
     },
-    "one_mixed": {**_OURS, "objective": {**_ANY_ORDER, "mixed_compositions": 1}},
-    "light_mixed": {**_OURS, "objective": {**_ANY_ORDER, "w_mixed": 0.3}},
+    "one_mixed": {**_ANY_ORDER, "objective": {**_MIXED, "mixed_compositions": 1}},
+    "light_mixed": {**_ANY_ORDER, "objective": {**_MIXED, "w_mixed": 0.3}},
     "late_mixed": {
-        **_OURS,
-        "objective": {**_ANY_ORDER, "ramps": (("mixed", 0.0, 1.0, 0.5),)},
+        **_ANY_ORDER,
+        "objective": {**_MIXED, "ramps": (("mixed", 0.0, 1.0, 0.5),)},
     },
-    "mixed_converters": {**_OURS, "objective": {**_ANY_ORDER, "mixed_trains": "converters"}},
-    "calibrated_over_all": {**_OURS, "calibration_over": "all", "objective": _ANY_ORDER},
-    "switch_mixed": {**_OURS, "objective": {**_ANY_ORDER, "mixed_rule": "switch"}},
+    "mixed_converters": {**_ANY_ORDER, "objective": {**_MIXED, "mixed_trains": "converters"}},
+    "calibrated_over_all": {**_ANY_ORDER, "calibration_over": "all", "objective": _MIXED},
+    "switch_mixed": {**_ANY_ORDER, "objective": {**_MIXED, "mixed_rule": "switch"}},
 }
 """Ours with one thing taken away or added: what each is worth."""
 

@@ -19,11 +19,6 @@ LARGE_IMAGES = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True}
 SMALL_EPOCHS = {"lenet5": (12, 8), "vgg": (8, 4), "resnet": (12, 4), "vit": (10, 3)}
 """Of the small pairs' teachers and distillations: minutes on two CPU cores."""
 
-SMALL_WEIGHTS: dict[str, dict[str, Any]] = {
-    "vit": {"w_sync": 0.25, "w_recon": 0.25, "w_align": 0.25, "w_cross": 4.0},
-}
-"""Weights of ours on a small pair, where they are not the baseline's (BUILD_NOTES)."""
-
 _COMMON = ("task", "pair", "data", "augmentation", "batch_size", "seed")
 
 
@@ -128,7 +123,7 @@ def small(family: str, data: str, variant: str) -> ConfigDict:
         distill=_section(
             # Converters as quick as all else: the baseline's rate of a fifth is for long runs.
             dataclasses.replace(optimizer, converter_rate=1.0),
-            Objective(**SMALL_WEIGHTS.get(family, {})),
+            Objective(),
             epochs=distill_epochs,
             **common,
         ),
@@ -137,7 +132,7 @@ def small(family: str, data: str, variant: str) -> ConfigDict:
 
 
 def with_objective(config: ConfigDict, name: str) -> ConfigDict:
-    """A config whose distillation trains by one of `objectives.OBJECTIVES`.
+    """A config that had no objective yet, with one of `objectives.OBJECTIVES`; it is changed.
 
     Raises:
       ValueError: there is none of this name.
@@ -151,7 +146,8 @@ def with_objective(config: ConfigDict, name: str) -> ConfigDict:
         "calibration_over": "prefixes",
         **objectives.OBJECTIVES[name],
     }
-    config.distill.objective.update(fields.pop("objective", {}))
+    weights = objectives.WEIGHTS.get(config.pair, {}).get(fields.pop("weights", ""), {})
+    config.distill.objective.update({**weights, **fields.pop("objective", {})})
     for field, value in fields.items():
         section = config.pair_overrides if field.startswith("pair.") else config.distill
         section[field.removeprefix("pair.")] = value

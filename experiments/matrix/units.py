@@ -106,8 +106,7 @@ def planned(
 
 def distill_config(unit: Unit, budget: Budget, data_dir: str | None) -> RunConfig:
     """The run of a unit; of a stitched one that of its student."""
-    config = _config(unit.family, budget, data_dir)
-    recipes.with_objective(config, unit.trained.objective)
+    config = _config(unit.family, unit.trained.objective, budget, data_dir)
     config.seed = unit.seed
     _spend(config.distill, budget.epochs, budget)
     return run_config(config, "distill")
@@ -115,19 +114,19 @@ def distill_config(unit: Unit, budget: Budget, data_dir: str | None) -> RunConfi
 
 def teacher_config(family: str, budget: Budget, data_dir: str | None) -> RunConfig:
     """The run of a family's one teacher."""
-    config = _config(family, budget, data_dir)
+    config = _config(family, "ours", budget, data_dir)
     config.seed = TEACHER_SEED
     _spend(config.teacher, budget.teacher_epochs, budget)
     return run_config(config, "teacher")
 
 
-def _config(family: str, budget: Budget, data_dir: str | None) -> ConfigDict:
+def _config(family: str, objective: str, budget: Budget, data_dir: str | None) -> ConfigDict:
     if budget.data == "digits":
-        return recipes.small(family, "digits", "runlocal")
+        return recipes.with_objective(recipes.small(family, "digits", "runlocal"), objective)
     if budget.scale == "small":
-        config = recipes.small(family, budget.data, "")
+        config = recipes.small(family, budget.data, objective)
     else:
-        config = recipes.baseline(family, budget.data, "")
+        config = recipes.with_objective(recipes.baseline(family, budget.data, ""), objective)
     config.data.data_dir = data_dir
     return config
 

@@ -99,6 +99,19 @@ def test_units_come_seed_by_seed_and_each_family_has_its_objectives():
         planned(["mlp"], [], [0], "comparison")
 
 
+def test_weights_found_for_ours_never_reach_the_baselines_objectives():
+    def weights(objective, family="vit"):
+        found = units.distill_config(Unit(0, family, objective), Budget("cifar10"), "D").objective
+        return (found.w_sync, found.w_recon, found.w_cross, found.ramps)
+
+    assert weights("all") == weights("random") == (1.0, 1.0, 2.0, ())
+    for objective in ("ours", "any_order"):
+        assert weights(objective) != weights("all")
+        assert weights(objective, "resnet") == weights("all", "resnet") == (1.0, 1.0, 2.0, ())
+    assert weights("next_rung") == weights("ours")
+    assert weights("light_mixed") == weights("any_order")
+
+
 def test_every_objective_has_the_same_budget():
     free = (
         "objective.",
