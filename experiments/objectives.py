@@ -2,7 +2,7 @@
 
 Each is a mapping of fields of a run, as `recipes.with_objective` takes it. What is compared at
 equal budget is `COMPARED`; `ABLATIONS` take one thing away from ours, or add one. `weights` names
-the entry of `WEIGHTS` that a family begins with, before the objective's own fields.
+the entry of `WEIGHTS` that a pair begins with, before the objective's own fields.
 """
 
 from collections.abc import Mapping
