@@ -20,6 +20,15 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
         )
         for family in ("resnet", "vit")
     },
+    "resnet_seeds": (
+        MATRIX,
+        {
+            "families": "resnet",
+            "table": "ablation",
+            "objectives": "ours,decoupled,any_order,switch_mixed",
+            "name": "resnet_small_cifar10_seeds",
+        },
+    ),
     **{
         f"{family}_precision": (
             PRECISION,

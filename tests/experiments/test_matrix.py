@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import objectives
+from experiments import objectives, results_file
 from experiments.matrix import report, tables, units, work
 from experiments.matrix.children import Children
 from experiments.matrix.summary import Case, cases, falls, kinds, targets
@@ -261,6 +261,8 @@ def test_every_table_has_a_command():
         assert module in (tables.MATRIX, tables.PRECISION)
         assert "--data_dir=D" in given
     assert "--workdir=W/resnet/ours/seed0" in tables.command_of("resnet_precision", "W", None)
+    kept = {folder.name for folder in results_file.RESULTS.glob("*_small_cifar10*")}
+    assert "resnet_small_cifar10" in kept <= {given["name"] for _, given in tables.TABLES.values()}
 
 
 @pytest.mark.slow
